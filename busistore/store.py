@@ -1,0 +1,307 @@
+"""The store: LanceDB tables under one folder, written by key, read by column.
+
+Only this module knows LanceDB and Lance. A row is written whole and once: every batch is one commit, checked before
+it is written, and a key that is there already is left alone (or replaced, when asked).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from busistore.errors import StoreError
+from busistore.schema import SCHEMA_VERSION, TABLES, Table
+
+os.environ.setdefault("LANCE_LOG", "error")  # Lance warns on stderr about every table that it creates
+
+MANIFEST = "busistore.json"
+PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}  # lets concurrent merges of one key see each other
+KEEP_VERSIONS_S = 100 * 365 * 86400  # compaction never drops a version that a query or report may still name
+
+
+class Store:
+    """One folder of tables. `Store.open(path)` for what exists, `Store.create(path)` to begin or go on."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """The store at `path`.
+
+        Raises:
+            StoreError: no store is there, or a newer busistore made it.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            made_by = int(manifest["schema_version"])
+        except FileNotFoundError:
+            raise StoreError(f"no store at '{path}'; `busistore ingest DATASET PATH --store {path}` makes one") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"'{path / MANIFEST}' cannot be read ({error}); is '{path}' a busistore folder?") from None
+        if made_by > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store '{path}' has schema {made_by}, this busistore knows {SCHEMA_VERSION}; upgrade busistore"
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """The store at `path`, made empty first if none is there."""
+        path = Path(path)
+        if not (path / MANIFEST).exists():
+            if path.is_dir() and any(path.iterdir()):
+                raise StoreError(f"'{path}' is a folder with other files in it; name an empty or a new one as the store")
+            with _readable_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+                temporary = path / (MANIFEST + f".{os.getpid()}")
+                temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+                temporary.replace(path / MANIFEST)
+        return cls.open(path)
+
+    def names(self) -> list[str]:
+        """Names of the tables that hold something, sorted."""
+        return sorted(p.name.removesuffix(".lance") for p in self.path.glob("*.lance"))
+
+    def has(self, table: str) -> bool:
+        """Whether the table exists."""
+        return (self.path / f"{table}.lance").is_dir()
+
+    def dataset(self, table: str, version: int | None = None):
+        """The Lance dataset of a table, at its newest or a given version: what DuckDB scans."""
+        import lance
+
+        if not self.has(table):
+            raise StoreError(f"the store '{self.path}' has no table '{table}' yet")
+        try:
+            return lance.dataset(str(self.path / f"{table}.lance"), version=version)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _read_error(self.path, table, error) from error
+
+    def version(self, table: str) -> int:
+        """The version that a read of the table would see now; 0 before its first row."""
+        return self.dataset(table).version if self.has(table) else 0
+
+    def count(self, table: str, where: str | None = None) -> int:
+        """Number of rows (that satisfy `where`)."""
+        return self.dataset(table).count_rows(filter=where) if self.has(table) else 0
+
+    def read(self, table: str, columns: Iterable[str] | None = None, where: str | None = None) -> pa.Table:
+        """Rows as an Arrow table without its blob columns; empty, with its columns, before the first write.
+
+        Args:
+            columns: which columns, in this order; all but the blobs by default.
+            where: a Lance filter, such as "dataset = 'busi'"; build values into it with `quote`.
+        """
+        if not self.has(table):
+            schema = TABLES[table].schema if table in TABLES else pa.schema([])
+            empty = schema.empty_table()
+            return empty.select(list(columns)) if columns else empty.drop(_blobs(table))
+        dataset = self.dataset(table)
+        wanted = list(columns) if columns else [n for n in dataset.schema.names if n not in _blobs(table)]
+        try:
+            return dataset.to_table(columns=wanted, filter=where)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _read_error(self.path, table, error) from error
+
+    def keys(self, table: Table, where: str | None = None) -> set[tuple]:
+        """The keys that are stored, as tuples in the order of `table.key`."""
+        rows = self.read(table.name, table.key, where)
+        return set(zip(*(rows[name].to_pylist() for name in table.key)))
+
+    def files(self, table: Table, column: str, ids: Iterable[str], where: str | None = None) -> Iterator[tuple[str, bytes]]:
+        """(image_id, file bytes) for each of `ids`, read a few hundred at a time; in the order of `ids`.
+
+        Raises:
+            StoreError: an id has no row, or a file no longer matches its checksum.
+        """
+        found = self._row_ids(table, where)
+        ids = list(ids)
+        for start in range(0, len(ids), 256):
+            batch = ids[start : start + 256]
+            gone = [i for i in batch if i not in found]
+            if gone:
+                raise StoreError(f"the table '{table.name}' has no row for '{gone[0]}'")
+            rows = [found[i] for i in batch]
+            for image_id, (_, crc), data in zip(batch, rows, self._fetch(table, column, [r for r, _ in rows]), strict=True):
+                if zlib.crc32(data) != crc:
+                    raise StoreError(f"the stored file of '{image_id}' in '{table.name}' is damaged; see `busistore verify`")
+                yield image_id, data
+
+    def _row_ids(self, table: Table, where: str | None) -> dict[str, tuple[int, int]]:
+        if not self.has(table.name):
+            return {}
+        rows = self.dataset(table.name).to_table(columns=["image_id", "png_crc32"], filter=where, with_row_id=True)
+        return dict(
+            zip(rows["image_id"].to_pylist(), zip(rows["_rowid"].to_pylist(), rows["png_crc32"].to_pylist()))
+        )
+
+    def _fetch(self, table: Table, column: str, row_ids: list[int]) -> list[bytes]:
+        if column in table.blobs:
+            return self._lancedb.open_table(table.name).fetch_blobs(column, row_ids).to_pylist()
+        numbers = ", ".join(map(str, row_ids))
+        taken = self.dataset(table.name).to_table(columns=[column], filter=f"_rowid in ({numbers})", with_row_id=True)
+        data = dict(zip(taken["_rowid"].to_pylist(), taken[column].to_pylist()))
+        return [data[i] for i in row_ids]
+
+    def put(self, table: Table, rows: pa.Table | Iterable[dict[str, Any]], *, replace: bool = False) -> int:
+        """Write rows in one commit; returns how many were new or replaced.
+
+        Rows whose key is stored are left alone, or replaced when `replace` is set. Nothing at all is written when a
+        row is not sound.
+
+        Raises:
+            StoreError: a vector or number is not finite or of the wrong width, a key repeats, the disk is full, or
+                the store cannot be written.
+        """
+        source = _checked(table, rows)
+        if not source.num_rows:
+            return 0
+        with _readable_errors(self.path):
+            merge = self._table(table).merge_insert(list(table.key)).when_not_matched_insert_all()
+            if replace:
+                merge = merge.when_matched_update_all()
+            result = merge.execute(_with_key_marks(table, source))
+        return result.num_inserted_rows + result.num_updated_rows
+
+    def delete(self, table: str, where: str) -> None:
+        """Remove the rows that satisfy a Lance filter; nothing happens where there are none."""
+        if self.count(table, where):
+            with _readable_errors(self.path):
+                self._lancedb.open_table(table).delete(where)
+
+    @cached_property
+    def _lancedb(self):
+        import lancedb
+
+        return lancedb.connect(str(self.path))
+
+    def _table(self, table: Table):
+        """Open the table, made first if this is its first row."""
+        if self.has(table.name):
+            return self._lancedb.open_table(table.name)
+        options = {"new_table_enable_stable_row_ids": "true"}
+        return self._lancedb.create_table(
+            table.name, schema=_stored_schema(table), exist_ok=True, storage_options=options
+        )
+
+    def compact(self) -> None:
+        """Merge small fragments of every table and sweep what killed writers left; no version is dropped."""
+        from datetime import timedelta
+
+        for name in self.names():
+            with _readable_errors(self.path):
+                handle = self._lancedb.open_table(name)
+                handle.checkout_latest()
+                handle.optimize(cleanup_older_than=timedelta(seconds=KEEP_VERSIONS_S))
+            for left in (self.path / f"{name}.lance" / "data").glob(".tmp*"):
+                if time.time() - left.stat().st_mtime > 3600:  # younger ones may belong to a writer at work
+                    left.unlink(missing_ok=True)
+
+
+def quote(value: str) -> str:
+    """A value as a literal of a Lance filter: its quotes doubled.
+
+    >>> quote("o'clock")
+    "'o''clock'"
+    """
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _blobs(table: str) -> list[str]:
+    return [*(TABLES[table].blobs if table in TABLES else ()), *(["png"] if table == "masks" else [])]
+
+
+def _stored_schema(table: Table) -> pa.Schema:
+    """The table's schema as Lance is told it: primary keys marked, files as blobs."""
+    return pa.schema([_stored_field(table, field) for field in table.schema])
+
+
+def _stored_field(table: Table, field: pa.Field) -> pa.Field:
+    if field.name in table.blobs:
+        from lancedb.schema import blob
+
+        return blob(field.name)
+    if field.name in table.key:
+        return field.with_metadata(PRIMARY_KEY)
+    if field.type == pa.large_binary():  # small PNGs: trying zstd on every page costs ten times the write
+        return field.with_metadata({b"lance-encoding:compression": b"none"})
+    return field
+
+
+def _with_key_marks(table: Table, source: pa.Table) -> pa.Table:
+    """The rows under the stored fields, which a merge compares; blob columns are sent as plain bytes."""
+    fields = [f if f.name in table.blobs else _stored_field(table, f) for f in table.schema]
+    return source.cast(pa.schema(fields))
+
+
+def _checked(table: Table, rows: pa.Table | Iterable[dict[str, Any]]) -> pa.Table:
+    try:
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist(list(rows), schema=table.schema)
+        source = rows.select(table.schema.names).cast(table.schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
+        raise StoreError(f"rows do not fit the table '{table.name}': {error}") from None
+    for name in table.key:
+        if source[name].null_count:
+            raise StoreError(f"a row of '{table.name}' has no {name}")
+    distinct = source.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows
+    if distinct != source.num_rows:
+        raise StoreError(f"{source.num_rows - distinct} rows for '{table.name}' repeat a key")
+    for field in table.schema:
+        _check_finite(table, source, field)
+    return source
+
+
+def _check_finite(table: Table, source: pa.Table, field: pa.Field) -> None:
+    """Vectors are finite throughout; other numbers may be null, never infinite."""
+    column = source[field.name]
+    if pa.types.is_fixed_size_list(field.type):
+        values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        whole = np.isfinite(values.reshape(source.num_rows, -1)).all(axis=1)
+        if not whole.all():
+            bad = source[table.key[0]][int(np.flatnonzero(~whole)[0])]
+            raise StoreError(f"the {field.name} of '{bad}' is not finite; nothing of its shard was stored")
+    elif pa.types.is_floating(field.type) and not pc.all(pc.is_finite(column), skip_nulls=True).as_py() in (True, None):
+        raise StoreError(f"a {field.name} for '{table.name}' is not finite")
+
+
+@contextlib.contextmanager
+def _readable_errors(path: Path) -> Iterator[None]:
+    """Lance reports every fault of a disk as a ValueError or RuntimeError; say the ones a user can mend."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        text = str(error)
+        for sign, words in _DISK_FAULTS.items():
+            if sign in text:
+                raise StoreError(f"the store '{path}' {words}; what was stored before is whole") from error
+        raise
+
+
+_DISK_FAULTS = {
+    "No space left": "is on a full disk: make room and run the same command again",
+    "os error 28": "is on a full disk: make room and run the same command again",
+    "Permission denied": "may not be written by you",
+    "os error 13": "may not be written by you",
+    "Read-only file system": "is on a read-only disk",
+    "os error 30": "is on a read-only disk",
+    "Not a directory": "is not a folder",
+    "File exists": "is not a folder",
+}
+
+
+def _read_error(path: Path, table: str, error: Exception) -> StoreError:
+    return StoreError(f"the table '{table}' of '{path}' cannot be read ({str(error).splitlines()[0][:160]})")
