@@ -1,0 +1,109 @@
+"""What SQL sees of a store: one view for each table at a fixed version, without files, and a few joined ones."""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+
+from busistore.schema import TABLES, embeddings_table
+from busistore.store import Store
+
+SNAPSHOT_ROWS = 20_000  # up to here a table is read once into memory, which DuckDB scans two to three times faster
+HIDDEN = "lance of "  # prefix of the names under which larger tables are registered, below their views
+FILES = ("png",)
+
+RESULTS = """
+CREATE VIEW results AS
+SELECT r.run_id, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.dataset, r.split_id, r.episode_id, r.shots,
+       r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
+       m.subject, m.metric, m.class, m.value, m.n_used
+FROM metrics m JOIN runs r USING (run_id) WHERE r.status = 'done'
+"""
+# Images with what is known of them, for conditions such as "n_lesions > 1 AND label = 'benign'".
+IMAGE_FACTS = """
+CREATE VIEW image_facts AS
+SELECT i.*, m.area_px, m.bbox_px, m.n_masks, m.n_lesions, m.touches_edge, m.is_empty,
+       g.grouping, g.group_id, g.size, g.max_similarity, g.spans_classes
+FROM images i LEFT JOIN masks m ON m.image_id = i.image_id AND m.source_id = 'truth'
+LEFT JOIN groups g ON g.image_id = i.image_id
+"""
+
+
+def create_views(con, store: Store) -> None:
+    """Make every view of the store in a DuckDB connection.
+
+    Raises:
+        StoreError: a table cannot be read.
+    """
+    stored = store.names()
+    for name in [*TABLES, *(n for n in stored if n not in TABLES)]:
+        if name in stored:
+            _view_of(con, store, name)
+        else:
+            con.register(name, _without_files(TABLES[name].schema).empty_table())
+    con.execute(_embeddings_view([n for n in stored if _ids(n)]))
+    con.execute(RESULTS)
+    con.execute(IMAGE_FACTS)
+
+
+def view_names(con) -> list[str]:
+    """Names of the views that a user may read, sorted."""
+    rows = con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY 1").fetchall()
+    return [name for (name,) in rows if not name.startswith(HIDDEN)]
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier.
+
+    >>> quoted("embeddings.clip")
+    '"embeddings.clip"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _view_of(con, store: Store, name: str) -> None:
+    if store.count(name) <= SNAPSHOT_ROWS:
+        con.register(name, store.read(name))
+        return
+    dataset = store.dataset(name)
+    con.register(HIDDEN + name, dataset)
+    columns = ", ".join(map(quoted, _without_files(dataset.schema).names))
+    con.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {quoted(HIDDEN + name)}")
+
+
+def _without_files(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([f for f in schema if f.name not in FILES])
+
+
+def _ids(table: str) -> tuple[str, str] | None:
+    """(model_id, recipe_id) of an embeddings table's name; None for another table.
+
+    >>> _ids("embeddings.clip-vit-b16-0a1b2c3d4e5f.pad224-5e4d3c2b1a00")
+    ('clip-vit-b16-0a1b2c3d4e5f', 'pad224-5e4d3c2b1a00')
+    """
+    found = re.fullmatch(r"embeddings\.(.+)\.([^.]+)", table)
+    return (found[1], found[2]) if found else None
+
+
+def _embeddings_view(tables: list[str]) -> str:
+    """All vectors of all models in one view; typed and empty where there are none."""
+    parts = [_embeddings_part(name, *_ids(name)) for name in tables]
+    if not parts:
+        columns = [f.name for f in embeddings_table("", "", 1).schema if f.name not in ("image_id", "vector")]
+        names = ["image_id", "model", "recipe", *columns]
+        nothing = ", ".join(f"NULL::{'UINTEGER' if n == 'crc32' else 'VARCHAR'} AS {n}" for n in names)
+        parts = [f"SELECT {nothing}, NULL::FLOAT[] AS vector WHERE false"]
+    return "CREATE VIEW embeddings AS " + " UNION ALL BY NAME ".join(parts)
+
+
+def _embeddings_part(table: str, model_id: str, recipe_id: str) -> str:
+    model, recipe = (_text(re.sub(r"-[0-9a-f]{12}$", "", name)) for name in (model_id, recipe_id))
+    return (
+        f"SELECT image_id, {model} AS model, model_id, {recipe} AS recipe, recipe_id, input_sha256, crc32, "
+        f"vector::FLOAT[] AS vector FROM {quoted(table)}"
+    )
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
