@@ -1,0 +1,267 @@
+"""Methods against scikit-learn, plain loops and hand-worked votes; what protocols may look at; parameters from text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, dataclass
+
+import numpy as np
+import pytest
+
+from busistore.errors import BusistoreError, UnknownName
+from busistore.ids import canonical_json
+from busistore.methods import METHODS, PROTOCOLS, Labelled, with_parameters
+from busistore.methods.base import normalise
+from busistore.methods.knn import KNearest
+from busistore.methods.linear_probe import LinearProbe, _folds
+from busistore.methods.prototype import Prototype
+
+
+def clouds(n_per_class, seed=0, dim=12, n_classes=3, spread=1.5):
+    """Features of differing length around class centres, as an encoder might emit them."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(n_classes, dim))
+    labels = np.repeat(np.arange(n_classes), n_per_class)
+    features = (centres[labels] + spread * rng.normal(size=(len(labels), dim))) * rng.uniform(1, 9, (len(labels), 1))
+    return Labelled(features.astype(np.float32), labels)
+
+
+SUPPORT, VAL, TEST = clouds(4, 1), clouds(10, 2), clouds(12, 3)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_the_agreement(name, protocol):
+    method = METHODS[name]()
+    assert protocol in method.protocols
+    outcome = method.fit_predict(SUPPORT, VAL, TEST.features, 3, protocol)
+    assert outcome.probabilities.shape == (36, 3)
+    assert outcome.probabilities.dtype == np.float64
+    assert np.abs(outcome.probabilities.sum(axis=1) - 1).max() < 1e-12
+    assert outcome.probabilities.min() >= 0
+    assert (outcome.probabilities.argmax(axis=1) == TEST.labels).mean() > 0.6
+    canonical_json(outcome.chosen)
+    again = METHODS[name]().fit_predict(SUPPORT, VAL, TEST.features, 3, protocol)
+    assert np.array_equal(again.probabilities, outcome.probabilities)
+    assert again.chosen == outcome.chosen
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_strict_sees_no_validation_image(name):
+    method = METHODS[name]()
+    with_val = method.fit_predict(SUPPORT, VAL, TEST.features, 3, "strict")
+    without = method.fit_predict(SUPPORT, None, TEST.features, 3, "strict")
+    assert np.array_equal(with_val.probabilities, without.probabilities)
+    assert with_val.n_labelled == without.n_labelled == 12
+
+
+@pytest.mark.parametrize(("name", "n"), [("linear-probe", 42), ("knn", 42), ("prototype", 12)])
+def test_labelled_images_consulted_are_counted(name, n):
+    assert METHODS[name]().fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned").n_labelled == n
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_shot_two_classes_and_repeated_images_work(name, protocol):
+    one = clouds(1, 5, n_classes=2)
+    twice = Labelled(np.repeat(one.features, 2, axis=0), np.repeat(one.labels, 2))
+    for support in (one, twice):
+        outcome = METHODS[name]().fit_predict(support, clouds(5, 6, n_classes=2), one.features, 2, protocol)
+        assert outcome.probabilities.argmax(axis=1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scale_of_the_vectors_does_not_count(name):
+    one = METHODS[name]().fit_predict(SUPPORT, None, TEST.features, 3, "strict")
+    scaled = Labelled(SUPPORT.features * 1024, SUPPORT.labels)
+    other = METHODS[name]().fit_predict(scaled, None, TEST.features / 64, 3, "strict")
+    assert np.array_equal(one.probabilities, other.probabilities)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_cannot_use_is_said_in_one_line(name):
+    def fit(support=SUPPORT, val=VAL, queries=TEST.features, protocol="val-tuned"):
+        METHODS[name]().fit_predict(support, val, queries, 3, protocol)
+
+    with pytest.raises(BusistoreError, match="no image of class 2 of 3"):
+        fit(Labelled(SUPPORT.features[:8], SUPPORT.labels[:8]))
+    with pytest.raises(BusistoreError, match="1 of 12 support vectors are zero or not finite"):
+        fit(Labelled(SUPPORT.features * (np.arange(12) != 3)[:, None], SUPPORT.labels))
+    with pytest.raises(BusistoreError, match="2 of 36 test vectors are zero or not finite"):
+        fit(queries=np.where((np.arange(36) < 2)[:, None], np.nan, TEST.features))
+    with pytest.raises(UnknownName, match=f"no protocol of {name} 'stict'; did you mean 'strict'"):
+        fit(protocol="stict")
+    if name != "prototype":
+        for nothing in (None, Labelled(np.empty((0, 12)), np.empty(0, int))):
+            with pytest.raises(BusistoreError, match="no validation images to choose on; use --protocol strict"):
+                fit(val=nothing)
+
+
+def sklearn_probe(support, c, tol=1e-4):
+    from sklearn.linear_model import LogisticRegression
+
+    x = support.features.astype(np.float64)
+    probe = LogisticRegression(C=c, max_iter=5000, class_weight="balanced", tol=tol)
+    return probe.fit(x / np.linalg.norm(x, axis=1, keepdims=True), support.labels)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_probe_is_the_published_protocol_spelt_out(seed):
+    from sklearn.metrics import f1_score
+
+    support, val, test = clouds(1 + seed, seed), clouds(10, 20 + seed), clouds(12, 40 + seed)
+    unit = [x.features / np.linalg.norm(x.features.astype(np.float64), axis=1, keepdims=True) for x in (val, test)]
+    best, expected = -1.0, None
+    for c in (0.01, 0.1, 1, 10, 100):
+        probe = sklearn_probe(support, c)
+        score = f1_score(val.labels, probe.predict(unit[0]), average="macro")
+        if score > best:
+            best, chosen, expected = score, c, probe.predict_proba(unit[1])
+    got = LinearProbe().fit_predict(support, val, test.features, 3, "val-tuned")
+    assert got.chosen == {"C": chosen, "converged": True, "val_macro_f1": pytest.approx(best, abs=1e-12)}
+    assert got.probabilities == pytest.approx(expected, abs=1e-9)
+
+
+def test_probe_at_a_tight_tolerance_meets_the_optimum():
+    """The gradient of the penalised, class-balanced log loss vanishes: C * sum_i w_i (p_i - y_i) x_i + W = 0."""
+    support = clouds(5, 7)
+    support = Labelled(np.delete(support.features, [0, 1], axis=0), np.delete(support.labels, [0, 1]))
+    probe = LinearProbe(tol=1e-12, c_grid=(10.0,))
+    x = normalise(support.features)
+    model = probe._fit(Labelled(x, support.labels), 10.0)
+    weight = (len(x) / (3 * np.bincount(support.labels)))[support.labels]
+    miss = (model.predict_proba(x) - np.eye(3)[support.labels]) * weight[:, None]
+    assert np.abs(10 * miss.T @ x + model.coef_).max() < 1e-5
+    assert np.abs(miss.sum(axis=0)).max() < 1e-6
+
+
+def test_strict_probe_of_one_shot_takes_the_default():
+    got = LinearProbe().fit_predict(clouds(1, 1), None, TEST.features, 3, "strict")
+    assert got.chosen == {"C": 1.0, "converged": True}
+
+
+def test_strict_probe_leaves_each_shot_out_in_turn():
+    """The loop spelt out: with 4 shots, fold i is the i-th image of every class."""
+    from sklearn.metrics import f1_score
+
+    got = LinearProbe().fit_predict(SUPPORT, None, TEST.features, 3, "strict")
+    unit = Labelled(normalise(SUPPORT.features), SUPPORT.labels)
+    scores = {}
+    for c in (0.01, 0.1, 1.0, 10.0, 100.0):
+        called = np.empty(12, int)
+        for i in range(4):
+            out = [i, 4 + i, 8 + i]
+            rest = Labelled(np.delete(unit.features, out, axis=0), np.delete(unit.labels, out))
+            called[out] = sklearn_probe(rest, c).predict(unit.features[out])
+        scores[c] = f1_score(unit.labels, called, average="macro")
+    assert got.chosen["C"] == max(scores, key=scores.get)
+    assert got.chosen["held_out_macro_f1"] == pytest.approx(max(scores.values()), abs=1e-12)
+
+
+def test_folds_keep_every_class_in_what_is_left():
+    labels = np.array([2, 0, 0, 1, 2, 1, 0, 2, 0, 0])
+    assert _folds(labels, 2).tolist() == [0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
+
+
+def test_a_probe_that_stops_early_says_so():
+    got = LinearProbe(max_iter=1, c_grid=(100.0,)).fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned")
+    assert got.chosen["converged"] is False
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 12])
+def test_knn_equals_scikit_learn(k):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    theirs = KNeighborsClassifier(k, weights="distance", metric="cosine", algorithm="brute")
+    theirs.fit(SUPPORT.features.astype(float), SUPPORT.labels)
+    got = KNearest(default_k=k).fit_predict(SUPPORT, None, TEST.features, 3, "strict")
+    assert got.probabilities == pytest.approx(theirs.predict_proba(TEST.features.astype(float)), abs=1e-9)
+
+
+def test_knn_votes_by_hand():
+    """Cosine distances 0.2, 0.4 and 1.0 to classes 0, 1, 1: weights 5, 2.5, 1."""
+    support = Labelled(np.array([[0.8, 0.6], [0.6, 0.8], [0.0, 3.0]]), np.array([0, 1, 1]))
+    queries = np.array([[2.0, 0.0], [0.0, 1.0]])
+    got = KNearest(default_k=3).fit_predict(support, None, queries, 2, "strict")
+    assert got.probabilities[0] == pytest.approx([5 / 8.5, 3.5 / 8.5])
+    assert got.probabilities[1].tolist() == [0, 1]  # equal to a support vector
+    assert KNearest(default_k=50).fit_predict(support, None, queries, 2, "strict").chosen == {"k": 3}
+
+
+def test_knn_takes_the_first_best_k_on_validation():
+    got = KNearest().fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned")
+    scores = {}
+    for k in (1, 3, 5, 7, 9, 12):  # 15 and 25 are more than the support holds
+        one = KNearest(k_grid=(k,)).fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned")
+        scores[k] = one.chosen["val_macro_f1"]
+    assert got.chosen == {"k": max(scores, key=scores.get), "val_macro_f1": max(scores.values())}
+
+
+def test_prototype_by_hand():
+    """Means (1, 0) and (0, 1); the query's cosines are 0.8 and 0.6."""
+    root = np.sqrt(0.5)
+    support = Labelled(np.array([[root, root], [9 * root, -9 * root], [0.0, 2.0]]), np.array([0, 0, 1]))
+    got = Prototype(scale=10).fit_predict(support, None, np.array([[4.0, 3.0]]), 2, "strict").probabilities
+    assert got[0, 0] == pytest.approx(1 / (1 + np.exp(-10 * (0.8 - 0.6))))
+
+
+def test_opposite_vectors_have_no_mean():
+    support = Labelled(np.array([[1.0, 0], [-1.0, 0], [0, 1.0]]), np.array([0, 0, 1]))
+    with pytest.raises(BusistoreError, match="1 of 2 class mean vectors are zero"):
+        Prototype().fit_predict(support, None, np.eye(2), 2, "strict")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_frozen_described_and_fit_for_keys(name):
+    method = METHODS[name]()
+    assert canonical_json(method)
+    assert method.__doc__.splitlines()[0].endswith(".")
+    with pytest.raises(FrozenInstanceError):
+        method.anything = 1
+
+
+def test_parameters_are_read_by_type():
+    probe = with_parameters(LinearProbe, {"max_iter": "100", "c_grid": "0.1, 1", "tol": "1e-10"})
+    assert probe == LinearProbe(max_iter=100, c_grid=(0.1, 1.0), tol=1e-10)
+    assert with_parameters(KNearest, {"k_grid": "3"}) == KNearest(k_grid=(3,))
+    assert with_parameters(Prototype, {}) == Prototype()
+
+
+@dataclass(frozen=True)
+class Sample:
+    rank: int | None = 4
+    merge: bool = False
+    mode: str = "plain"
+
+
+def test_parameters_may_be_none_true_or_words():
+    got = with_parameters(Sample, {"rank": "none", "merge": "Yes", "mode": "full"})
+    assert got == Sample(None, True, "full")
+    assert with_parameters(Sample, {"rank": "8", "merge": "0"}) == Sample(8, False)
+
+
+@pytest.mark.parametrize(("kind", "name", "text", "message"), [
+    (LinearProbe, "max_itr", "5", "no parameter of linear-probe 'max_itr'; did you mean 'max_iter'"),
+    (LinearProbe, "max_iter", "many", "parameter max_iter='many' of linear-probe: a whole number wanted, such as 5000"),
+    (LinearProbe, "c_grid", "1;2", "a finite number, or several between commas, wanted, such as 0.01,0.1,1.0,10"),
+    (LinearProbe, "tol", "nan", "tol='nan' of linear-probe: a finite number wanted, such as 0.0001"),
+    (LinearProbe, "c_grid", "", "linear-probe: every C must be above 0"),
+    (LinearProbe, "c_grid", "1,-1", "linear-probe: every C must be above 0"),
+    (LinearProbe, "max_iter", "0", "max_iter and tol must be above 0"),
+    (LinearProbe, "n_folds", "1", "n_folds must be at least 2"),
+    (KNearest, "default_k", "0", "knn: every k must be at least 1"),
+    (Prototype, "scale", "0", "prototype: scale must be above 0"),
+    (Sample, "merge", "maybe", "parameter merge='maybe' of Sample: true or false wanted, such as false"),
+    (Sample, "rank", "x", "a whole number or none wanted, such as 4"),
+])  # fmt: skip
+def test_parameters_that_cannot_be_are_refused(kind, name, text, message):
+    with pytest.raises(BusistoreError, match=message) as caught:
+        with_parameters(kind, {name: text})
+    assert "\n" not in str(caught.value)
+
+
+def test_listing_the_methods_imports_nothing_heavy():
+    heavy = {"sklearn", "scipy", "torch", "pandas", "threadpoolctl"}
+    code = f"import sys, busistore.methods, busistore.splits, busistore.stats; sys.exit(len({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
