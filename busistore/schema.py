@@ -45,7 +45,7 @@ def _field(column: str, keys: tuple[str, ...]) -> pa.Field:
 IMAGES = _table(
     "images", "image_id",
     "image_id:str dataset:str label:str patient_id:str view:str width_px:i32 height_px:i32 mode:str "
-    "pixels_sha256:str file_sha256:str png_crc32:u32 source_path:str ingested_at:time png:file",
+    "pixels_sha256:str file_sha256:str files_sha256:str png_crc32:u32 source_path:str ingested_at:time png:file",
     blobs=("png",),
 )  # fmt: skip
 MASKS = _table(

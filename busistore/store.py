@@ -16,11 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from busistore.errors import StoreError
+from busistore.rows import checked
 from busistore.schema import SCHEMA_VERSION, TABLES, Table
 
 os.environ.setdefault("LANCE_LOG", "error")  # Lance warns on stderr about every table that it creates
@@ -48,9 +47,9 @@ class Store:
             manifest = json.loads((path / MANIFEST).read_text())
             made_by = int(manifest["schema_version"])
         except FileNotFoundError:
-            raise StoreError(f"no store at '{path}'; `busistore ingest DATASET PATH --store {path}` makes one") from None
+            raise StoreError(f"no store at '{path}'; `busistore ingest DATASET PATH` makes one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"'{path / MANIFEST}' cannot be read ({error}); is '{path}' a busistore folder?") from None
+            raise StoreError(f"'{path / MANIFEST}' cannot be read ({error}); is it a busistore folder?") from None
         if made_by > SCHEMA_VERSION:
             raise StoreError(
                 f"the store '{path}' has schema {made_by}, this busistore knows {SCHEMA_VERSION}; upgrade busistore"
@@ -63,7 +62,7 @@ class Store:
         path = Path(path)
         if not (path / MANIFEST).exists():
             if path.is_dir() and any(path.iterdir()):
-                raise StoreError(f"'{path}' is a folder with other files in it; name an empty or a new one as the store")
+                raise StoreError(f"'{path}' holds other files; name an empty or a new folder as the store")
             with _readable_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
                 temporary = path / (MANIFEST + f".{os.getpid()}")
@@ -106,8 +105,7 @@ class Store:
             where: a Lance filter, such as "dataset = 'busi'"; build values into it with `quote`.
         """
         if not self.has(table):
-            schema = TABLES[table].schema if table in TABLES else pa.schema([])
-            empty = schema.empty_table()
+            empty = TABLES[table].schema.empty_table() if table in TABLES else pa.table({c: [] for c in columns or ()})
             return empty.select(list(columns)) if columns else empty.drop(_blobs(table))
         dataset = self.dataset(table)
         wanted = list(columns) if columns else [n for n in dataset.schema.names if n not in _blobs(table)]
@@ -121,40 +119,9 @@ class Store:
         rows = self.read(table.name, table.key, where)
         return set(zip(*(rows[name].to_pylist() for name in table.key)))
 
-    def files(self, table: Table, column: str, ids: Iterable[str], where: str | None = None) -> Iterator[tuple[str, bytes]]:
-        """(image_id, file bytes) for each of `ids`, read a few hundred at a time; in the order of `ids`.
-
-        Raises:
-            StoreError: an id has no row, or a file no longer matches its checksum.
-        """
-        found = self._row_ids(table, where)
-        ids = list(ids)
-        for start in range(0, len(ids), 256):
-            batch = ids[start : start + 256]
-            gone = [i for i in batch if i not in found]
-            if gone:
-                raise StoreError(f"the table '{table.name}' has no row for '{gone[0]}'")
-            rows = [found[i] for i in batch]
-            for image_id, (_, crc), data in zip(batch, rows, self._fetch(table, column, [r for r, _ in rows]), strict=True):
-                if zlib.crc32(data) != crc:
-                    raise StoreError(f"the stored file of '{image_id}' in '{table.name}' is damaged; see `busistore verify`")
-                yield image_id, data
-
-    def _row_ids(self, table: Table, where: str | None) -> dict[str, tuple[int, int]]:
-        if not self.has(table.name):
-            return {}
-        rows = self.dataset(table.name).to_table(columns=["image_id", "png_crc32"], filter=where, with_row_id=True)
-        return dict(
-            zip(rows["image_id"].to_pylist(), zip(rows["_rowid"].to_pylist(), rows["png_crc32"].to_pylist()))
-        )
-
-    def _fetch(self, table: Table, column: str, row_ids: list[int]) -> list[bytes]:
-        if column in table.blobs:
-            return self._lancedb.open_table(table.name).fetch_blobs(column, row_ids).to_pylist()
-        numbers = ", ".join(map(str, row_ids))
-        taken = self.dataset(table.name).to_table(columns=[column], filter=f"_rowid in ({numbers})", with_row_id=True)
-        data = dict(zip(taken["_rowid"].to_pylist(), taken[column].to_pylist()))
-        return [data[i] for i in row_ids]
+    def files(self, table: Table, where: str | None = None) -> Files:
+        """The PNG files of a table's rows (that satisfy `where`), to be read by image_id."""
+        return Files(self, table, where)
 
     def put(self, table: Table, rows: pa.Table | Iterable[dict[str, Any]], *, replace: bool = False) -> int:
         """Write rows in one commit; returns how many were new or replaced.
@@ -166,7 +133,7 @@ class Store:
             StoreError: a vector or number is not finite or of the wrong width, a key repeats, the disk is full, or
                 the store cannot be written.
         """
-        source = _checked(table, rows)
+        source = checked(table, rows)
         if not source.num_rows:
             return 0
         with _readable_errors(self.path):
@@ -211,6 +178,47 @@ class Store:
                     left.unlink(missing_ok=True)
 
 
+class Files:
+    """The files of one table, each checked against its checksum as it is read. Built by `Store.files`."""
+
+    def __init__(self, store: Store, table: Table, where: str | None):
+        self.store, self.table = store, table
+        self.found: dict[str, tuple[int, int]] = {}
+        if store.has(table.name):
+            columns = ["image_id", "png_crc32"]
+            rows = store.dataset(table.name).to_table(columns=columns, filter=where, with_row_id=True)
+            places = zip(rows["_rowid"].to_pylist(), rows["png_crc32"].to_pylist())
+            self.found = dict(zip(rows["image_id"].to_pylist(), places))
+
+    def __getitem__(self, image_id: str) -> bytes:
+        return next(self.stream([image_id]))[1]
+
+    def stream(self, ids: Iterable[str], batch: int = 64) -> Iterator[tuple[str, bytes]]:
+        """(image_id, PNG bytes) in the order of `ids`, `batch` files in memory at a time.
+
+        Raises:
+            StoreError: an id has no row, or a file no longer matches its checksum.
+        """
+        ids = list(ids)
+        for start in range(0, len(ids), batch):
+            part = ids[start : start + batch]
+            gone = next((i for i in part if i not in self.found), None)
+            if gone is not None:
+                raise StoreError(f"the table '{self.table.name}' has no row for '{gone}'")
+            for image_id, data in zip(part, self._fetch([self.found[i][0] for i in part]), strict=True):
+                if zlib.crc32(data) != self.found[image_id][1]:
+                    raise StoreError(f"the '{self.table.name}' file of '{image_id}' is damaged; see `busistore verify`")
+                yield image_id, data
+
+    def _fetch(self, row_ids: list[int]) -> list[bytes]:
+        if "png" in self.table.blobs:
+            return self.store._lancedb.open_table(self.table.name).fetch_blobs("png", row_ids).to_pylist()
+        wanted = f"_rowid in ({', '.join(map(str, row_ids))})"
+        taken = self.store.dataset(self.table.name).to_table(columns=["png"], filter=wanted, with_row_id=True)
+        data = dict(zip(taken["_rowid"].to_pylist(), taken["png"].to_pylist()))
+        return [data[i] for i in row_ids]
+
+
 def quote(value: str) -> str:
     """A value as a literal of a Lance filter: its quotes doubled.
 
@@ -245,37 +253,6 @@ def _with_key_marks(table: Table, source: pa.Table) -> pa.Table:
     """The rows under the stored fields, which a merge compares; blob columns are sent as plain bytes."""
     fields = [f if f.name in table.blobs else _stored_field(table, f) for f in table.schema]
     return source.cast(pa.schema(fields))
-
-
-def _checked(table: Table, rows: pa.Table | Iterable[dict[str, Any]]) -> pa.Table:
-    try:
-        if not isinstance(rows, pa.Table):
-            rows = pa.Table.from_pylist(list(rows), schema=table.schema)
-        source = rows.select(table.schema.names).cast(table.schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
-        raise StoreError(f"rows do not fit the table '{table.name}': {error}") from None
-    for name in table.key:
-        if source[name].null_count:
-            raise StoreError(f"a row of '{table.name}' has no {name}")
-    distinct = source.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows
-    if distinct != source.num_rows:
-        raise StoreError(f"{source.num_rows - distinct} rows for '{table.name}' repeat a key")
-    for field in table.schema:
-        _check_finite(table, source, field)
-    return source
-
-
-def _check_finite(table: Table, source: pa.Table, field: pa.Field) -> None:
-    """Vectors are finite throughout; other numbers may be null, never infinite."""
-    column = source[field.name]
-    if pa.types.is_fixed_size_list(field.type):
-        values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        whole = np.isfinite(values.reshape(source.num_rows, -1)).all(axis=1)
-        if not whole.all():
-            bad = source[table.key[0]][int(np.flatnonzero(~whole)[0])]
-            raise StoreError(f"the {field.name} of '{bad}' is not finite; nothing of its shard was stored")
-    elif pa.types.is_floating(field.type) and not pc.all(pc.is_finite(column), skip_nulls=True).as_py() in (True, None):
-        raise StoreError(f"a {field.name} for '{table.name}' is not finite")
 
 
 @contextlib.contextmanager

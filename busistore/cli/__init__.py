@@ -1,0 +1,115 @@
+"""The command line: parse, call one function, print. Errors a user can mend become one line and exit code 1."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import click
+
+from busistore import __version__
+from busistore.errors import BusistoreError
+
+
+class Verbs(click.Group):
+    """All verbs, listed in the order of the work; the one place that catches a BusistoreError."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BusistoreError as error:
+            raise click.ClickException(" ".join(str(error).split())) from None
+        except KeyboardInterrupt:
+            click.echo("Stopped. What was finished is stored; the same command goes on from there.", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+                raise
+            raise click.ClickException(f"cannot write '{error.filename}': {error.strerror}") from None
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="busistore")
+def app() -> None:
+    """Encode every breast-ultrasound image once per model; answer every later question from the store."""
+
+
+def store_option(command: Callable) -> Callable:
+    """--store, for every verb that reads or writes one."""
+    return click.option(
+        "--store", "path", envvar="BUSISTORE", default="busistore-data", show_default=True, metavar="FOLDER",
+        help="The store (or environment variable BUSISTORE).",
+    )(command)  # fmt: skip
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no summary on stderr.")
+skip_errors_option = click.option("--skip-errors", is_flag=True, help="Exit with 0 although inputs failed.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only count what would be done.")
+format_option = click.option(
+    "--format", "fmt", default="table", show_default=True, metavar="table|csv|json|md|parquet", help="How to print it."
+)
+output_option = click.option("-o", "--output", default=None, metavar="FILE", help="Write the answer there.")
+
+
+def names(text: str) -> list[str]:
+    """Names from a comma-separated list.
+
+    >>> names("clip, biomedclip")
+    ['clip', 'biomedclip']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """{name: value} from `-p name=value` options."""
+    broken = [t for t in texts if "=" not in t]
+    if broken:
+        raise click.UsageError(f"-p takes NAME=VALUE, not '{broken[0]}'")
+    return dict(t.split("=", 1) for t in texts)
+
+
+def tracker(quiet: bool):
+    """Progress bars on stderr; nothing where nobody watches."""
+    from busistore.jobs import silent
+
+    return silent if quiet or not sys.stderr.isatty() else _bar
+
+
+@contextlib.contextmanager
+def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*shown, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda n: progress.advance(task, n)
+
+
+def finish(report, quiet: bool, skip_errors: bool = False) -> None:
+    """The closing line of a job, its first failures, and exit code 1 if there were any."""
+    shown = list(report.failures.items())[:10]
+    for key, reason in shown:
+        click.echo(f"failed: {key}: {reason}", err=True)
+    if report.failed > len(shown):
+        click.echo(f"... and {report.failed - len(shown)} more: busistore failures", err=True)
+    if not quiet:
+        click.echo(report.line(), err=True)
+    if report.failed and not skip_errors:
+        raise BusistoreError(f"{report.failed} inputs failed, the others are stored; mend them, or add --skip-errors")
+
+
+def main() -> None:
+    """Entry point of the `busistore` script."""
+    app()
+
+
+for _verbs in ("data", "work", "ask"):  # each registers its verbs with `app`, in the order of the work
+    import_module(f"busistore.cli.{_verbs}")

@@ -1,0 +1,73 @@
+"""What can be listed without a store: each registry as columns and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Listing = tuple[tuple[str, ...], list[tuple]]
+
+
+def _models() -> Listing:
+    from busistore.models import MODELS
+
+    rows = [
+        (m.name, m.architecture, m.dim, "yes" if m.has_text else "no", f"{m.weights.size_mb:.0f} MB", m.weights.licence,
+         m.weights.package or m.weights.source)
+        for m in MODELS.values()
+    ]  # fmt: skip
+    return ("name", "architecture", "dim", "text tower", "weights", "licence", "source"), rows
+
+
+def _methods() -> Listing:
+    from busistore.methods import METHODS
+
+    return ("name", "protocols", "what it is"), [
+        (m.name, ", ".join(m.protocols), _first_line(m.__doc__)) for m in METHODS.values()
+    ]
+
+
+def _datasets() -> Listing:
+    from busistore.datasets import DATASETS
+
+    return ("name", "what it is"), [(d.name, d.summary) for d in DATASETS.values()]
+
+
+def _recipes() -> Listing:
+    from busistore.preprocess.recipes import RECIPES
+
+    return ("name", "what it does", "id"), [(r.name, r.summary, r.recipe_id) for r in RECIPES.values()]
+
+
+def _metrics() -> Listing:
+    from busistore.metrics import METRICS
+
+    return ("name", "what it is"), [(name, kind.description) for name, kind in METRICS.items()]
+
+
+def _queries() -> Listing:
+    from busistore import queries
+
+    found = [queries.load(name) for name in queries.names()]
+    return ("name", "parameters", "what it answers"), [(q.name, ", ".join(q.parameters), q.description) for q in found]
+
+
+def _protocols() -> Listing:
+    from busistore.methods import PROTOCOLS
+
+    return ("name", "what it allows"), list(PROTOCOLS.items())
+
+
+def _executors() -> Listing:
+    from busistore.jobs.executors import EXECUTORS
+
+    return ("name", "where"), [(name, _first_line(run.__doc__)) for name, run in EXECUTORS.items()]
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
+
+
+CATALOGUE: dict[str, Callable[[], Listing]] = {
+    "models": _models, "methods": _methods, "datasets": _datasets, "recipes": _recipes, "metrics": _metrics,
+    "queries": _queries, "protocols": _protocols, "executors": _executors,
+}  # fmt: skip

@@ -1,0 +1,86 @@
+"""Verbs that use what is stored: evaluate, report, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from busistore.cli import app, dry_run_option, finish, names, pairs, quiet_option, store_option, tracker
+from busistore.cli.data import precision_option, recipe_option, weights_option
+
+SHOTS = "1,2,4,8,16,32"
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in names(text)]
+    except ValueError:
+        raise click.UsageError(f"--shots takes whole numbers such as {SHOTS}, not '{text}'") from None
+
+
+@app.command()
+@click.option("--method", "methods", default="linear-probe", show_default=True, help="One or more, with commas.")
+@click.option("--model", "models", required=True, help="One or more, with commas.")
+@click.option("--shots", default=SHOTS, show_default=True, help="Images per class.")
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="How many draws of each.")
+@click.option("--split", help="Split id; the only one by default.")
+@click.option("--dataset", help="Data set whose split is meant.")
+@click.option("--protocol", default="val-tuned", show_default=True, help="val-tuned or strict.")
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the method.")
+@recipe_option
+@weights_option
+@precision_option
+@dry_run_option
+@store_option
+@quiet_option
+def evaluate(
+    methods, models, shots, seeds, split, dataset, protocol, parameters, recipe, weights, precision, dry_run,
+    path, quiet,
+) -> None:  # fmt: skip
+    """Run a grid of shots, seeds, methods and models on stored vectors; all on the same support sets."""
+    from busistore.jobs import evaluate as jobs
+    from busistore.store import Store
+
+    report = jobs.evaluate(
+        Store.open(path), names(methods), names(models), _numbers(shots), range(seeds), split=split, dataset=dataset,
+        recipe=recipe, protocol=protocol, parameters=pairs(parameters), weights=weights, precision=precision,
+        dry_run=dry_run, track=tracker(quiet),
+    )  # fmt: skip
+    finish(report, quiet)
+
+
+@app.command()
+@click.option("-o", "--output", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@store_option
+@quiet_option
+def report(output, path, quiet) -> None:
+    """Write the whole story as one HTML page, with a CSV beside it for every figure."""
+    from busistore import report as pages
+    from busistore.store import Store
+
+    click.echo(pages.build(Store.open(path), output))
+
+
+@app.command()
+@click.option("--busi", type=click.Path(path_type=Path), help="Use this BUSI folder instead of drawing phantoms.")
+@click.option("--folder", default="busistore-demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--model", default="efficientnet-lite0", show_default=True)
+@quiet_option
+def demo(busi, folder, model, quiet) -> None:
+    """The whole way on phantoms: ingest, audit, encode, a few-shot grid, a leaderboard and a report."""
+    from busistore import formats, sql
+    from busistore import report as pages
+    from busistore.jobs import pipeline
+    from busistore.store import Store
+
+    store = Store.create(folder / "store")
+    dataset = "busi" if busi else "phantom"
+    for line in pipeline.demo(store, dataset, busi or folder / "phantom", model, track=tracker(quiet)):
+        click.echo(line, err=True)
+    for title, query in (("What is in the data", "audit"), ("Leaderboard", "leaderboard")):
+        click.echo(f"\n{title}: busistore query {query} -p dataset={dataset} --store {store.path}")
+        formats.write(sql.run(store, query, {"dataset": dataset}))
+    page = pages.build(store, folder / "report")
+    question = f'busistore sql --store {store.path} "SELECT * FROM runs"'
+    click.echo(f"\nThe report:  {page}\nThe store:   {store.path}\nAsk it:      {question}")

@@ -1,0 +1,136 @@
+"""Encode: every preprocessed picture through a model, exactly once.
+
+Decoding runs in a thread ahead of the network. A shard is a commit; after a kill the missing pictures are planned
+again, and the vectors come out the same, since no vector depends on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from busistore import models, pixels
+from busistore.errors import BusistoreError
+from busistore.ids import canonical_json
+from busistore.jobs import Report, Shards, Track, chosen, columns, silent
+from busistore.jobs.preprocess import preprocess
+from busistore.preprocess import recipes
+from busistore.schema import MODELS, PREPROCESSED, Table, embeddings_name, embeddings_table
+from busistore.store import Store, quote
+
+
+def encode(
+    store: Store,
+    model: str,
+    recipe: str = "pad224",
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 16,
+    only: set[str] | None = None,
+    only_errors: bool = False,
+    dry_run: bool = False,
+    track: Track = silent,
+) -> Report:
+    """Store the vector of every image under a recipe that has none from this model, or one of other pixels.
+
+    Images without a picture under the recipe get one first. The network is loaded only if something is missing.
+
+    Args:
+        only: image ids to stay within; all by default.
+        only_errors: only the images that failed before.
+    """
+    started = time.monotonic()
+    located = models.locate(model, weights, precision)
+    recipe_id = recipes.recipe(recipe).recipe_id
+    preprocess(store, recipe, only=only, dry_run=dry_run, track=track)
+    pictures = _pictures(store, recipe_id)
+    if dry_run:  # pictures that the real run would make first are missing too
+        pictures = dict.fromkeys(store.read("images", ["image_id"])["image_id"].to_pylist(), "") | pictures
+    job = f"encode {located.model_id}"
+    plan = chosen(sorted(pictures), only, store, job, only_errors)
+    stored = encoded_from(store, located.model_id, recipe_id)
+    missing = [i for i in plan if pictures[i] != stored.get(i)]
+    report = Report(job, planned=len(plan), skipped=len(plan) - len(missing))
+    if missing and not dry_run:
+        encoder = models.load(located, device)
+        table = embeddings_table(located.model_id, recipe_id, located.spec.dim)
+        store.put(MODELS, [_model_row(located)])
+        with Shards(store, report, (table,)) as shards, track(f"encode {model}", len(missing)) as advance:
+            for ids, squares in _batches(store, recipe_id, missing, batch_size):
+                vectors = encoder.encode(squares)
+                for image_id, vector in zip(ids, vectors, strict=True):
+                    _take(shards, table, located, recipe_id, image_id, pictures[image_id], vector)
+                advance(len(ids))
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
+    """For each image that the model has encoded under the recipe, the hash of the picture that it was given."""
+    return dict(columns(store.read(embeddings_name(model_id, recipe_id), ["image_id", "input_sha256"])))
+
+
+def _pictures(store: Store, recipe_id: str) -> dict[str, str]:
+    where = f"recipe_id = {quote(recipe_id)}"
+    return dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
+
+
+def _take(
+    shards: Shards, table: Table, located: models.Located, recipe_id: str, image_id: str, sha: str, vector: np.ndarray
+) -> None:
+    if not np.isfinite(vector).all():
+        shards.refuse(image_id, f"'{located.spec.name}' gave a vector that is not finite; check weights and precision")
+        return
+    row = {
+        "image_id": image_id, "model_id": located.model_id, "recipe_id": recipe_id, "input_sha256": sha,
+        "crc32": zlib.crc32(vector.tobytes()), "vector": vector,
+    }  # fmt: skip
+    shards.add(image_id, {table.name: [row]})
+
+
+def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """(ids, (N, S, S) uint8), decoded in a thread while the network computes: at most three batches ahead."""
+    files = store.files(PREPROCESSED, f"recipe_id = {quote(recipe_id)}").stream(ids, batch=size)
+    with ThreadPoolExecutor(1) as pool:
+        decode = lambda: _decode(list(itertools.islice(files, size)))  # noqa: E731  (one use, beside its only caller)
+        waiting = [pool.submit(decode) for _ in range(3)]
+        while (batch := waiting.pop(0).result())[0]:
+            waiting.append(pool.submit(decode))
+            yield batch
+
+
+def _decode(some: list[tuple[str, bytes]]) -> tuple[list[str], np.ndarray]:
+    squares = [pixels.grey(data, image_id) for image_id, data in some]
+    return [image_id for image_id, _ in some], np.stack(squares) if squares else np.empty((0, 0, 0), np.uint8)
+
+
+def _model_row(located: models.Located) -> dict[str, Any]:
+    spec = located.spec
+    return {
+        "model_id": located.model_id, "model": spec.name, "architecture": spec.architecture,
+        "weights_source": spec.weights.source, "weights_sha256": located.sha256,
+        "input_transform": canonical_json(spec.input), "precision": located.precision, "dim": spec.dim,
+        "versions": canonical_json(models.versions()), "licence": spec.weights.licence,
+        "recorded_at": datetime.now(UTC),
+    }  # fmt: skip
+
+
+def vectors(store: Store, model_id: str, recipe_id: str) -> tuple[str, list[str], np.ndarray]:
+    """All vectors of a model under a recipe: its id, image ids, sorted, and an (N, D) float32 array in that order."""
+    name = embeddings_name(model_id, recipe_id)
+    if not store.has(name):
+        raise BusistoreError(f"nothing is encoded by '{model_id}' under '{recipe_id}'; `busistore encode` does it")
+    rows = store.read(name, ["image_id", "vector"]).sort_by("image_id").combine_chunks()
+    dim = rows.schema.field("vector").type.list_size
+    flat = rows["vector"].combine_chunks().flatten().to_numpy()
+    return model_id, rows["image_id"].to_pylist(), flat.reshape(-1, dim)

@@ -1,0 +1,93 @@
+"""Where a job's work is computed: in this thread, in threads, in processes, or on Ray. Results come in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from busistore.errors import BusistoreError, lookup
+
+Work = Callable[[Any], Any]
+Keyed = tuple[str, Any]
+
+
+def guarded(work: Work, item: Any) -> Any:
+    """The result of `work`, or the BusistoreError that says why there is none."""
+    try:
+        return work(item)
+    except BusistoreError as error:
+        return BusistoreError(str(error))
+
+
+def serial(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
+    """One after the other, here."""
+    for key, item in items:
+        yield key, guarded(work, item)
+
+
+def threads(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
+    """In threads: for decoding pictures, which frees the interpreter's lock."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _windowed(pool, work, items, 4 * workers)
+
+
+def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
+    """In fresh processes (spawned: Lance handles do not survive a fork)."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from _windowed(pool, work, items, 4 * workers)
+
+
+def _windowed(pool: Executor, work: Work, items: Iterable[Keyed], window: int) -> Iterator[Keyed]:
+    """At most `window` items in flight, so that a hundred thousand pictures never wait in memory."""
+    waiting: deque = deque()
+    try:
+        for key, item in items:
+            waiting.append((key, pool.submit(guarded, work, item)))
+            if len(waiting) >= window:
+                yield _first(waiting)
+        while waiting:
+            yield _first(waiting)
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _first(waiting: deque) -> Keyed:
+    key, future = waiting.popleft()
+    return key, future.result()
+
+
+def on_ray(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
+    """On the Ray cluster that the environment names, or a local one."""
+    try:
+        import ray
+    except ImportError:
+        raise BusistoreError("the ray executor needs Ray; `pip install busistore[ray]` brings it") from None
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    remote = ray.remote(guarded)
+    waiting: deque = deque()
+    for key, item in items:
+        waiting.append((key, remote.remote(work, item)))
+        if len(waiting) >= 4 * workers:
+            key, reference = waiting.popleft()
+            yield key, ray.get(reference)
+    for key, reference in waiting:
+        yield key, ray.get(reference)
+
+
+EXECUTORS = {"serial": serial, "threads": threads, "processes": processes, "ray": on_ray}
+
+
+def compute(
+    work: Work, items: Iterable[Keyed], executor: str = "threads", workers: int | None = None
+) -> Iterator[Keyed]:
+    """(key, result) for each (key, item), in order; a result may be a BusistoreError.
+
+    `work` must be importable by name for processes and Ray: a module's function, or a `functools.partial` of one.
+    """
+    run = lookup("executor", executor, EXECUTORS)
+    return run(work, items, workers or os.cpu_count() or 1)

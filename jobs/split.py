@@ -1,0 +1,85 @@
+"""Split: who trains, who chooses, who is tested. Groups are never cut unless leakage is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from busistore import splits
+from busistore.errors import BusistoreError
+from busistore.ids import sha256
+from busistore.jobs import columns
+from busistore.jobs.group import Groups, group
+from busistore.schema import SPLITS
+from busistore.store import Store, quote
+
+
+def split(
+    store: Store,
+    dataset: str,
+    *,
+    seed: int = 42,
+    fractions: tuple[float, float, float] = splits.FRACTIONS,
+    naive: bool = False,
+    csv: Path | None = None,
+    allow_leakage: bool = False,
+) -> str:
+    """Store a split of a data set and return its id; the same call again stores nothing.
+
+    Args:
+        naive: ignore the groups, as most papers do; refused without `allow_leakage` where it cuts one.
+        csv: a published split to take instead of drawing one.
+
+    Raises:
+        Leakage: the split puts near-duplicates on both sides.
+        BusistoreError: the data set holds no images.
+    """
+    found = group(store, dataset)
+    labels = labels_of(store, dataset)
+    parts, kind, source = _draw(found, labels, seed, fractions, naive, csv)
+    if not allow_leakage:
+        splits.check_leakage(parts, found.group_of)
+    split_id = splits.split_id(f"{dataset}-{kind}", parts, found.grouping)
+    store.put(
+        SPLITS,
+        [
+            {
+                "split_id": split_id, "image_id": image_id, "dataset": dataset, "label": labels[image_id], "part": part,
+                "group_id": found.group_of[image_id], "weight": 1.0, "grouping": found.grouping, "seed": seed,
+                "source": source,
+            }
+            for image_id, part in parts.items()
+        ],
+    )  # fmt: skip
+    return split_id
+
+
+def _draw(
+    found: Groups, labels: dict[str, str], seed: int, fractions: tuple[float, ...], naive: bool, csv: Path | None
+) -> tuple[dict[str, str], str, str]:
+    """The part of each image, a word for the id, and where the split comes from."""
+    ids = sorted(labels)
+    if csv is not None:
+        parts = splits.read_split_csv(csv, ids, [labels[i] for i in ids])
+        return parts, "published", f"{Path(csv).name} sha256 {sha256(Path(csv).read_bytes())[:12]}"
+    if naive:
+        return splits.naive_split(ids, [labels[i] for i in ids], seed, fractions), f"naive-seed{seed}", "drawn, naive"
+    groups = [found.group_of[i] for i in ids]
+    return splits.grouped_split(ids, [labels[i] for i in ids], groups, seed, fractions), f"seed{seed}", "drawn, grouped"
+
+
+def labels_of(store: Store, dataset: str) -> dict[str, str]:
+    """Image id to label of a data set; raises BusistoreError when it holds no images."""
+    found = dict(columns(store.read("images", ["image_id", "label"], f"dataset = {quote(dataset)}")))
+    if not found:
+        known = sorted(set(store.read("images", ["dataset"])["dataset"].to_pylist()))
+        raise BusistoreError(f"no images of '{dataset}' are stored (stored: {', '.join(known) or 'none'}); ingest it")
+    return found
+
+
+def sizes(store: Store, split_id: str) -> dict[str, dict[str, int]]:
+    """Images of each class in each part: {part: {label: n}}."""
+    counts: dict[str, dict[str, int]] = {}
+    for part, label in columns(store.read("splits", ["part", "label"], f"split_id = {quote(split_id)}")):
+        counts.setdefault(part, {}).setdefault(label, 0)
+        counts[part][label] += 1
+    return counts
