@@ -129,6 +129,8 @@ def _one_line_errors(timeout_s: float | None) -> Iterator[None]:
         raise BusistoreError(f"the query took longer than {timeout_s} s; narrow it or allow more time") from None
     except duckdb.OutOfMemoryException:
         raise BusistoreError("the query needs more than 2 GB of memory; select fewer rows or columns") from None
+    except pl.exceptions.PolarsError:
+        raise BusistoreError("a column of the answer has a type that has no form here; cast it: x::VARCHAR") from None
     except duckdb.Error as error:
         said = re.split(r"\n+LINE \d+:", str(error))[0]
         raise BusistoreError("SQL: " + " ".join(said.split())[:400]) from None

@@ -24,6 +24,7 @@ TEST_IDS = [i for i in IMAGE_IDS if i.endswith("4")]
 PART = {"1": "train", "2": "train", "3": "val", "4": "test"}
 GROUPING, SPLIT, RECIPE, RECIPE_ID = "frames-000000000001", "toy-42-000000000001", "pad224", "pad224-000000000001"
 MODEL_IDS = {"alpha": "alpha-00000000000a", "beta": "beta-00000000000b"}
+MASK_CONFLICT = "the mask 'a_mask.png' is 10 x 10 px, its image 'a.png' 48 x 40; make them of one size"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 # For test images benign, malignant, normal: probability of the true class, the next class and the one after it.
@@ -55,8 +56,7 @@ def filled_store(path: Path) -> Store:
             put_run(store, model, shots, seed, outcome)
     store.put(schema.FAILURES, [
         {"job": "ingest", "key": "toy/benign (9).png", "reason": "truncated file", "failed_at": NOW},
-        {"job": "ingest", "key": "toy/benign (8)_mask.png", "failed_at": NOW,
-         "reason": "the mask is 10 x 10 pixels, its image 48 x 40"},
+        {"job": "ingest", "key": "toy/benign (8).png", "failed_at": NOW, "reason": MASK_CONFLICT},
     ])  # fmt: skip
     return store
 
@@ -82,7 +82,8 @@ def image_row(image_id: str, png: bytes) -> dict:
     return {
         "image_id": image_id, "dataset": dataset, "label": name.split("-")[0], "patient_id": None, "view": None,
         "width_px": pixels.shape[1], "height_px": pixels.shape[0], "mode": "RGB" if pixels.ndim == 3 else "L",
-        "pixels_sha256": ids.sha256(pixels.tobytes()), "file_sha256": ids.sha256(png), "png_crc32": zlib.crc32(png),
+        "pixels_sha256": ids.sha256(pixels.tobytes()), "file_sha256": ids.sha256(png), "files_sha256": ids.sha256(png),
+        "png_crc32": zlib.crc32(png),
         "source_path": f"/data/{image_id}.png", "ingested_at": NOW, "png": png,
     }  # fmt: skip
 
@@ -148,7 +149,7 @@ def _mask_row(image_id: str, png: bytes) -> dict:
     mask = np.zeros((height, width), bool) if empty else _disc(height, width)
     buffer = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG")
-    box = None if empty else [width // 2 - 8, height // 2 - 8, width // 2 + 8, height // 2 + 8]
+    box = None if empty else [width // 2 - 8, height // 2 - 8, width // 2 + 9, height // 2 + 9]
     two = image_id == "toy/benign-0002"
     return {
         "image_id": image_id, "source_id": "truth", "area_px": int(mask.sum()), "bbox_px": box,

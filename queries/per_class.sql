@@ -1,0 +1,16 @@
+-- Precision, recall, F1 and AUROC of each class: means over seeds, and the spread of F1.
+-- $dataset: one data set (default: all)
+-- $shots: one number of shots (default: all)
+-- $model: one model (default: all)
+SELECT
+    dataset, shots, method, model, recipe, protocol, class, count(*) FILTER (metric = 'f1') AS n_seeds,
+    avg(value) FILTER (metric = 'precision') AS precision, avg(value) FILTER (metric = 'recall') AS recall,
+    avg(value) FILTER (metric = 'f1') AS f1, stddev_samp(value) FILTER (metric = 'f1') AS f1_sd,
+    avg(value) FILTER (metric = 'auroc') AS auroc, avg(value) FILTER (metric = 'support') AS n_test,
+    split_id, model_id, recipe_id, parameters
+FROM results
+WHERE subject = 'test' AND class <> '' AND metric IN ('precision', 'recall', 'f1', 'auroc', 'support')
+    AND ($dataset IS NULL OR dataset = $dataset) AND ($shots IS NULL OR shots = $shots)
+    AND ($model IS NULL OR model = $model)
+GROUP BY ALL
+ORDER BY dataset, split_id, shots, method, model_id, recipe_id, protocol, parameters, class
