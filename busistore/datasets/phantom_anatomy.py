@@ -50,11 +50,11 @@ def sample_breast(rng: np.random.Generator) -> Breast:
     skin, fat = rng.uniform(0.015, 0.035), rng.uniform(0.10, 0.30)
     gland = fat + rng.uniform(0.18, 0.36)
     retro = gland + rng.uniform(0.01, 0.06)
-    fat_db = rng.uniform(-31, -26)
-    return Breast(skin, fat, gland, retro, retro + rng.uniform(0.14, 0.28), rng.normal(0, 0.07), rng.uniform(0.5, 1.6),
-                  rng.uniform(0, 1), fat_db, fat_db + rng.uniform(5, 10), fat_db - rng.uniform(1, 5),
-                  rng.uniform(0.5, 1.1), rng.uniform(10, 20), float(rng.choice([0, 0, rng.uniform(4, 14)])),
-                  bool(rng.random() < 0.4))
+    fat_db = rng.uniform(-30, -24)
+    return Breast(skin, fat, gland, retro, retro + rng.uniform(0.14, 0.28), rng.normal(0, 0.09), rng.uniform(0.6, 1.8),
+                  rng.uniform(0, 1), fat_db, fat_db + rng.uniform(4, 11), fat_db - rng.uniform(1, 6),
+                  rng.uniform(0.6, 1.2), rng.uniform(14, 28), float(rng.choice([0, 0, rng.uniform(4, 14)])),
+                  bool(rng.random() < 0.3))
 
 
 def ridges(field: np.ndarray, thickness: float, facing: float) -> np.ndarray:
@@ -94,33 +94,47 @@ def _borders(breast: Breast, shape: tuple[int, int], noise: Noise) -> dict[str, 
     return lines
 
 
+def _fibres(noise: Noise, shape: tuple[int, int], shift: np.ndarray, cells: tuple, least: float) -> np.ndarray:
+    """Short bright strands of collagen along the layers, (H, W) float32 >= 0, few of them bright.
+
+    `cells` are (thickness, length) in pixels; `least` is how rare they are, in standard deviations.
+    """
+    total = np.zeros(shape, np.float32)
+    for thickness, length in cells:
+        strands = np.clip(_warp(noise.smooth(shape, thickness, length), shift) - least, 0, 2.5)
+        total += strands**1.5 * np.exp(0.55 * noise.smooth(shape, 6 * thickness, 1.2 * length))
+    return total
+
+
 def _fat(breast: Breast, shape: tuple[int, int], shift: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
     """Echo and reflectors of fat lobules: even, a little darker in patches, in thin bright septa."""
-    lobules = _warp(noise.smooth(shape, 34, 95), shift)
-    fine = _warp(noise.smooth(shape, 15, 60), shift)
-    echo = breast.fat_db + 1.3 * np.clip(3 * lobules, -1, 1) + 0.6 * noise.smooth(shape, 9, 14)
-    patchy = np.clip(0.5 + 0.6 * noise.smooth(shape, 26, 50), 0.04, 1.8)
-    lines = ridges(lobules, 1.5, 1.5) * patchy + 0.55 * ridges(fine + 0.5, 1.0, 3.0) * np.clip(patchy - 0.5, 0, 2)
-    return echo, 0.42 * breast.septa * lines
+    lobules = _warp(noise.smooth(shape, 24, 72), shift)
+    fine = _warp(noise.smooth(shape, 13, 48), shift)
+    echo = breast.fat_db + 2.2 * np.clip(2 * lobules, -1, 1) + 0.8 * noise.smooth(shape, 9, 14)
+    patchy = np.exp(0.8 * noise.smooth(shape, 20, 40) - 0.5)
+    lines = ridges(lobules, 1.2, 2.2) * patchy + 0.5 * ridges(fine + 0.4, 0.9, 2.5) * np.clip(patchy - 0.5, 0, 2)
+    strands = _fibres(noise, shape, shift, ((2.4, 16), (3.0, 34)), 1.5)
+    return echo, breast.septa * (0.34 * lines + 0.15 * strands)
 
 
 def _gland(breast: Breast, shape: tuple[int, int], shift: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
     """Echo and reflectors of gland: bright, streaky, with dark ducts and islands of fat."""
-    streaks = _warp(noise.smooth(shape, 5, 26), shift)
-    clumps = _warp(noise.smooth(shape, 13, 38), shift)
-    islands = _step(_warp(noise.smooth(shape, 24, 70), shift) - (0.2 + 1.3 * breast.dense), 0.25)
-    ducts = _step(_warp(noise.smooth(shape, 8, 22), shift) - 1.25, 0.15)
-    echo = breast.gland_db + 2.2 * streaks + 2.4 * clumps - 3.0 * ducts
-    echo += islands * (breast.fat_db - breast.gland_db - 1.5 * clumps)
-    return echo, 0.20 * breast.septa * np.clip(streaks - 0.9, 0, 2) * np.clip(clumps + 0.6, 0, 2)
+    streaks = _warp(noise.smooth(shape, 4.5, 24), shift)
+    clumps = _warp(noise.smooth(shape, 14, 36), shift)
+    islands = _step(_warp(noise.smooth(shape, 26, 72), shift) - (0.1 + 1.4 * breast.dense), 0.2)
+    ducts = _step(_warp(noise.smooth(shape, 8, 20) + 0.5 * noise.smooth(shape, 20, 50), shift) - 0.75, 0.22)
+    echo = breast.gland_db + 2.8 * streaks + 2.6 * clumps - 8.0 * ducts
+    echo += islands * (breast.fat_db - 0.5 + 1.0 * clumps - echo)
+    strands = _fibres(noise, shape, shift, ((2.2, 13), (2.8, 24), (3.2, 44)), 0.8)
+    return echo, breast.septa * 0.12 * strands * (1 - 0.8 * ducts) * (1 - 0.6 * islands)
 
 
 def _muscle(breast: Breast, shape: tuple[int, int], shift: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
     """Echo and reflectors of pectoral muscle: dark, with long bright fibres."""
-    fibres = _warp(noise.smooth(shape, 4.5, 80), shift)
-    echo = breast.muscle_db + 2.2 * fibres + 1.5 * noise.smooth(shape, 25, 80)
-    patchy = np.clip(0.4 + 0.6 * noise.smooth(shape, 22, 55), 0, 1.6)
-    return echo, 0.16 * breast.septa * np.clip(fibres - 0.8, 0, 2) * patchy
+    fibres = _warp(noise.smooth(shape, 4.0, 70), shift)
+    echo = breast.muscle_db + 2.4 * fibres + 2.0 * noise.smooth(shape, 25, 80)
+    strands = _fibres(noise, shape, shift, ((2.3, 18), (2.8, 34), (3.4, 64)), 0.9)
+    return echo, breast.septa * 0.085 * strands
 
 
 def _fascia(depth: np.ndarray, thickness: float, noise: Noise) -> np.ndarray:
@@ -146,7 +160,7 @@ def _chest_wall(tissue: Tissue, border: np.ndarray, noise: Noise) -> None:
     depth = np.arange(len(tissue.echo_db), dtype=np.float32)[:, None] - border
     tissue.reflector *= 1 - 0.85 * _step(depth - 2, 2.0)
     tissue.reflector += 0.30 * _fascia(depth, 2.2, noise)
-    tissue.loss_db += np.where((depth > 0) & (depth < 30), np.float32(0.30), np.float32(0))
+    tissue.loss_db += np.where((depth > 0) & (depth < 30), np.float32(0.22), np.float32(0))
 
 
 def _beam_loss(tissue: Tissue, breast: Breast, noise: Noise) -> None:
@@ -166,11 +180,11 @@ def build(breast: Breast, shape: tuple[int, int], noise: Noise) -> Tissue:
     depth = np.arange(height, dtype=np.float32)[:, None]
     share = np.clip(depth / (height * breast.gland), 0, 1)
     bend = 0.5 * (lines["fat"] + lines["gland"])
-    shift = -(bend - bend.mean())[None, :] * share + height * 0.012 * noise.smooth(shape, 80, 90)
+    shift = 6.0 * noise.smooth(shape, 70, 80) + 2.0 * noise.smooth(shape, 22, 30) - (bend - bend.mean()) * share
     echo, reflector = _fat(breast, shape, shift, noise)
     gland, gland_lines = _gland(breast, shape, shift, noise)
     muscle, fibres = _muscle(breast, shape, shift, noise)
-    ragged = 5.0 * _warp(noise.smooth(shape, 10, 28), shift)
+    ragged = 6.0 * _warp(noise.smooth(shape, 10, 28), shift) + 9.0 * noise.smooth(shape, 40, 60)
     in_gland = _step(depth - lines["fat"] + ragged, 2.0) * (1 - _step(depth - lines["gland"] + ragged, 2.5))
     in_muscle = _step(depth - lines["retro"], 2.0)
     echo += in_gland * (gland - echo) + in_muscle * (muscle - echo)
@@ -193,6 +207,7 @@ def arriving(tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
     """
     loss = np.cumsum(tissue.loss_db, axis=0)
     loss = cv2.GaussianBlur(loss, (0, 0), sigmaX=2.5, sigmaY=0.6)
-    diffuse = 10 ** ((tissue.echo_db - loss) / 20)
-    specular = cv2.GaussianBlur(tissue.reflector, (0, 0), sigmaX=1.6, sigmaY=0.8) * 10 ** (-loss / 20)
+    rough = 1.1 * tissue.reflector  # a real sheet is rough: half of its echo is as random as that of tissue
+    diffuse = np.hypot(10 ** (tissue.echo_db / 20), rough) * 10 ** (-loss / 20)
+    specular = 0.6 * cv2.GaussianBlur(tissue.reflector, (0, 0), sigmaX=1.4, sigmaY=0.8) * 10 ** (-loss / 20)
     return diffuse.astype(np.float32), specular.astype(np.float32)

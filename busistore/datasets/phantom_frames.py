@@ -30,21 +30,23 @@ class Frame:
 
 
 def sample_size(rng: np.random.Generator) -> tuple[int, int]:
-    """(height, width) in pixels: two common screen formats and free crops, as in the public images."""
-    kind = rng.random()
-    if kind < 0.45:
+    """(height, width) in pixels as the scanner draws: a full screen, or a crop of one."""
+    if rng.random() < 0.6:
         return int(rng.integers(462, 476)), int(rng.integers(550, 568))
-    if kind < 0.62:
-        return int(rng.integers(560, 582)), int(rng.integers(740, 760))
-    height = int(rng.integers(300, 560))
-    return height, int(np.clip(height * rng.uniform(0.85, 1.5), 350, 760))
+    height = int(rng.integers(330, 476))
+    return height, int(np.clip(height * rng.uniform(0.85, 1.5), 350, 600))
+
+
+def sample_zoom(rng: np.random.Generator) -> float:
+    """How much the screen was enlarged or reduced when it was saved; most were not."""
+    return float(rng.choice([1.0, rng.uniform(1.18, 1.24), rng.uniform(0.9, 1.15)], p=[0.6, 0.22, 0.18]))
 
 
 def sample_scanner(rng: np.random.Generator) -> Scanner:
     """Draw the settings of one examination."""
-    return Scanner(axial_px=rng.uniform(1.3, 1.8), lateral_px=rng.uniform(2.2, 3.4), spread=rng.uniform(1.2, 2.2),
+    return Scanner(axial_px=rng.uniform(1.15, 1.55), lateral_px=rng.uniform(2.6, 4.0), spread=rng.uniform(1.0, 1.9),
                    focus=rng.uniform(0.25, 0.5), n_looks=int(rng.integers(3, 5)),
-                   dynamic_range_db=rng.uniform(50, 60), noise_db=rng.uniform(-56, -46),
+                   dynamic_range_db=rng.uniform(50, 60), noise_db=rng.uniform(-62, -51),
                    gamma=rng.uniform(0.9, 1.15), smoothing_px=rng.uniform(0.6, 0.9))
 
 
@@ -89,7 +91,7 @@ def draw_frame(label: str, seeds: np.random.SeedSequence, drift: np.random.SeedS
     geometry, anatomy, speckle = (np.random.default_rng(s) for s in seeds.spawn(3))
     size, breast, scanner = sample_size(geometry), phantom_anatomy.sample_breast(geometry), sample_scanner(geometry)
     mm_per_px = float(geometry.uniform(32, 46)) / size[0]
-    corners = bool(geometry.random() < 0.06)
+    corners, zoom = bool(geometry.random() < 0.04), sample_zoom(geometry)
     lesions, _ = _sample_lesions(geometry, label, size)
     lesions = [les.moved(MARGIN_PX, 0, 1.0) for les in lesions]
     slide, noises = 0, (Noise(anatomy), Noise(speckle))
@@ -109,8 +111,10 @@ def draw_frame(label: str, seeds: np.random.SeedSequence, drift: np.random.SeedS
     grey, masks = grey[:, window], [m[:, window] for m in masks]
     if corners:
         grey = _convex_corners(grey, masks, geometry)
-    seen = [(les, m) for les, m in zip(lesions, masks) if m.any()]
-    return Frame(label, np.ascontiguousarray(grey), tuple(m for _, m in seen), tuple(les for les, _ in seen), mm_per_px)
+    seen = [i for i, mask in enumerate(masks) if mask.any()]
+    frame = Frame(label, np.ascontiguousarray(grey), tuple(masks[i] for i in seen), tuple(lesions[i] for i in seen),
+                  mm_per_px)
+    return frame if zoom == 1.0 else resized(frame, zoom)
 
 
 def resized(frame: Frame, scale: float) -> Frame:

@@ -24,6 +24,7 @@ POSTERIORS = {"benign": {"enhancement": 0.42, "none": 0.50, "shadowing": 0.08},
               "malignant": {"shadowing": 0.46, "none": 0.40, "enhancement": 0.14}}
 NON_PARALLEL = {"benign": 0.07, "malignant": 0.40}
 HALO = {"benign": 0.06, "malignant": 0.42}
+SOFTNESS_PX = {"circumscribed": 0.9, "microlobulated": 1.3, "angular": 2.2, "spiculated": 3.0, "indistinct": 5.5}
 CALCIFIED = {"benign": 0.05, "malignant": 0.25}
 
 
@@ -116,7 +117,7 @@ def outline(lesion: Lesion, n_points: int = 720) -> np.ndarray:
     """Closed contour of a lesion, (n_points, 2) float64 as x, y in pixels."""
     rng = np.random.default_rng(lesion.outline_seed)
     angle = np.linspace(0, 2 * np.pi, n_points, endpoint=False)
-    rough = 0.11 if lesion.shape == "irregular" else 0.025
+    rough = 0.15 if lesion.shape == "irregular" else 0.025
     radius = np.ones(n_points)
     for k in range(2, 8):
         radius += rough * (2.0 / k) ** 0.8 * rng.normal(0, 0.8) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
@@ -124,9 +125,12 @@ def outline(lesion: Lesion, n_points: int = 720) -> np.ndarray:
         k = int(rng.integers(9, 15))
         radius += 0.10 * np.abs(np.sin(k * (angle + 0.25 * np.sin(2 * angle + rng.uniform(0, 6))) / 2)) - 0.05
     elif lesion.margin == "angular":
-        radius += _spikes(angle, rng, int(rng.integers(4, 7)), (0.25, 0.5), (0.10, 0.38))
+        radius += _spikes(angle, rng, int(rng.integers(4, 7)), (0.30, 0.6), (0.05, 0.30))
     elif lesion.margin == "spiculated":
-        radius += _spikes(angle, rng, int(rng.integers(11, 20)), (0.07, 0.20), (0.05, 0.38))
+        radius += _spikes(angle, rng, int(rng.integers(9, 17)), (0.10, 0.26), (0.03, 0.24))
+    if lesion.margin != "circumscribed":
+        for k in range(8, 30):
+            radius += 0.10 / k * rng.normal() * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
     radius = np.clip(radius, 0.5, 1.6)
     x, y = lesion.half_width * radius * np.cos(angle), lesion.half_height * radius * np.sin(angle)
     cos, sin = np.cos(lesion.tilt), np.sin(lesion.tilt)
@@ -169,6 +173,17 @@ def _calcifications(lesion: Lesion, mask: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(points, (0, 0), sigmaX=1.7, sigmaY=1.2) * 12.0
 
 
+def _spicules(lesion: Lesion, distance: np.ndarray, noise: Noise) -> np.ndarray:
+    """Dark and bright strands that radiate from the lesion into the tissue around it, in dB."""
+    height, width = distance.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    turn = np.arctan2(y - lesion.y, x - lesion.x) / (2 * np.pi) + 0.5
+    strands = noise.curve(1000, 11)[np.minimum((turn * 999).astype(int), 999)]
+    reach = 0.45 * np.sqrt(lesion.half_width * lesion.half_height)
+    fade = np.exp(np.minimum(distance, 0) / reach)
+    return fade * (5.0 * np.clip(-strands - 0.4, 0, 2) - 8.0 * np.clip(strands - 0.4, 0, 2))
+
+
 def _edge_loss(soft: np.ndarray) -> np.ndarray:
     """(H, W) float32 in 0..1: where the border runs along the beam and refracts it away."""
     gx, gy = cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)
@@ -179,20 +194,23 @@ def _edge_loss(soft: np.ndarray) -> np.ndarray:
 def paint(lesion: Lesion, mask: np.ndarray, tissue, noise: Noise) -> None:
     """Put a lesion into `tissue` (its echo_db, reflector and loss_db arrays are changed in place)."""
     distance = signed_distance(mask)
-    width = {"indistinct": 4.5, "spiculated": 1.6}.get(lesion.margin, 0.9)
-    inside = 1.0 / (1.0 + np.exp(-np.clip(distance / width, -30, 30)))
+    width = SOFTNESS_PX[lesion.margin]
+    ragged = distance + 1.1 * (width - 0.7) * noise.smooth(mask.shape, 6, 9)
+    inside = 1.0 / (1.0 + np.exp(-np.clip(ragged / width, -30, 30)))
     level = tissue.fat_db + lesion.contrast_db + _inner_texture(lesion, mask.shape, noise)
     if lesion.halo:
-        rim = 0.16 * np.sqrt(lesion.half_width * lesion.half_height)
-        patchy = np.clip(0.75 + 0.5 * noise.smooth(mask.shape, 18, 24), 0, 1.4)
-        tissue.echo_db += 9.0 * patchy * np.exp(-(((distance + 0.8 * rim) / rim) ** 2))
+        rim = 0.22 * np.sqrt(lesion.half_width * lesion.half_height)
+        patchy = np.clip(0.5 + 0.7 * noise.smooth(mask.shape, 16, 24), 0, 1.5)
+        tissue.echo_db += 7.0 * patchy * np.exp(-(((distance + 0.7 * rim) / rim) ** 2))
+    if lesion.margin == "spiculated":
+        tissue.echo_db += _spicules(lesion, distance, noise)
     tissue.echo_db += inside * (level - tissue.echo_db)
     tissue.reflector *= np.clip(1 - inside * 1.02, 0, 1)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.2)
     if lesion.margin == "circumscribed":
         facing = np.abs(cv2.Sobel(soft, cv2.CV_32F, 0, 1)) ** 1.5
-        tissue.reflector += 0.05 * facing * np.clip(1 + 0.5 * noise.smooth(mask.shape, 20, 30), 0.2, 2)
-        tissue.loss_db += 0.25 * _edge_loss(soft)
+        tissue.reflector += 0.03 * facing * np.clip(1 + 0.5 * noise.smooth(mask.shape, 20, 30), 0.2, 2)
+        tissue.loss_db += 0.10 * _edge_loss(soft)
     if lesion.calcified:
         tissue.reflector += 0.12 * _calcifications(lesion, mask)
     tissue.loss_db += (-lesion.posterior_db / (2 * lesion.half_height)) * mask

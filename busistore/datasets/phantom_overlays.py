@@ -50,13 +50,14 @@ def write_text(overlay: Overlay, text: str, x: int, y: int, size: int, colour: t
     layers = []
     for stroke in (1, 0) if outlined else (0,):
         canvas = Image.new("L", (width, height))
-        ImageDraw.Draw(canvas).text((x, y), text, fill=255, font=_font(size), stroke_width=stroke)
+        for bold in (0, 1):
+            ImageDraw.Draw(canvas).text((x + bold, y), text, fill=255, font=_font(size), stroke_width=stroke)
         layers.append(np.asarray(canvas, np.float32) / 255.0)
     if outlined:
         overlay.put(layers[0], (8, 8, 8))
-    overlay.put((layers[-1] > 0.35).astype(np.float32) * np.maximum(layers[-1], 0.6), colour)
+    overlay.put(np.where(layers[-1] > 0.15, layers[-1], np.float32(0)), colour)
     x0, y0, x1, y1 = _font(size).getbbox(text)
-    return [max(0, int(x + x0)), max(0, int(y + y0)), min(width, int(x + x1)), min(height, int(y + y1))]
+    return [max(0, int(x + x0)), max(0, int(y + y0)), min(width, int(x + x1) + 1), min(height, int(y + y1))]
 
 
 def _plus(ink: np.ndarray, x: int, y: int, half: int, thick: int, gap: bool) -> None:
@@ -122,7 +123,7 @@ def sample_style(rng: np.random.Generator) -> Style:
     colour = (grey, grey, grey) if rng.random() > 0.06 else COLOURS[str(rng.choice(list(COLOURS)))]
     dot = int(rng.choice([0, 2, 1, 4], p=[0.2, 0.5, 0.2, 0.1]))
     period = int(rng.integers(7, 11)) if dot == 4 else int(rng.integers(4, 7))
-    half, thick = ((8, 3) if rng.random() < 0.45 else (int(rng.integers(5, 12)), int(rng.integers(1, 4))))
+    half, thick = ((8, 3) if rng.random() < 0.6 else (int(rng.integers(5, 12)), int(rng.integers(1, 4))))
     return Style(kind, half, thick, period, dot, colour, bool(rng.random() < 0.8))
 
 
@@ -145,7 +146,7 @@ def _pair(overlay: Overlay, style: Style, number: int, ends: list[np.ndarray], r
     overlay.put(ink, style.colour)
     if style.digits:
         x, y = (ends[1] + [style.half_arm - 1, -style.half_arm + int(rng.integers(-12, 3))]).astype(int)
-        size = int(rng.integers(13, 18))
+        size = int(rng.integers(15, 20))
         box = write_text(overlay, str(number), int(min(x, width - 12)), int(max(0, y - 4)), size, style.colour, False)
         overlay.marks.append({"kind": "digit", "pair": number, "text": str(number), "box": box})
 
@@ -165,7 +166,7 @@ def add_calipers(overlay: Overlay, mask: np.ndarray, rng: np.random.Generator) -
 def add_text(overlay: Overlay, rng: np.random.Generator) -> str:
     """Write a side or clock-position label, sometimes cut by the left border; returns it."""
     height, width = overlay.ink.shape
-    text, size = str(rng.choice(LABELS)), int(rng.integers(14, 21))
+    text, size = str(rng.choice(LABELS)), int(rng.integers(16, 23))
     cut = rng.random() < 0.2
     x = -int(rng.integers(8, 24)) if cut else int(rng.integers(6, max(7, int(width * 0.25))))
     y = int(rng.integers(int(height * 0.55), int(height * 0.88)))
