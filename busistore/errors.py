@@ -17,7 +17,8 @@ class UnknownName(BusistoreError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        super().__init__(f"no {kind} '{name}'{hint} (known: {', '.join(known) or 'none yet'})")
+        listed = f"{len(known)} known" if len(known) > 40 else f"known: {', '.join(known) or 'none yet'}"
+        super().__init__(f"no {kind} '{name}'{hint} ({listed})")
 
 
 class BadInput(BusistoreError):

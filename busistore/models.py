@@ -169,7 +169,7 @@ class Encoder:
             name = self.located.spec.name
             raise BusistoreError(f"'{name}' takes {size} x {size} px, not {squares.shape[1:]}; choose another recipe")
         with torch.inference_mode():
-            grey = torch.from_numpy(squares).to(self.device).unsqueeze(1).float()
+            grey = torch.tensor(squares, device=self.device).unsqueeze(1).float()
             images = (grey * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
             return self.network(images).float().cpu().numpy()
 
@@ -178,8 +178,10 @@ def load(located: Located, device: str = "cpu") -> Encoder:
     """The encoder with the weights found; every tensor of the network comes from the file, or nothing is loaded."""
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BusistoreError(f"there is no device '{device}' here; use --device cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise BusistoreError(f"there is no device '{device}' here; use --device cpu") from None
     return Encoder(located, located.spec.build(located.path), device)
 
 

@@ -21,9 +21,6 @@ def checked(table: Table, rows: pa.Table | Iterable[dict[str, Any]]) -> pa.Table
         source = rows.select(table.schema.names).cast(table.schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
         raise StoreError(f"rows do not fit the table '{table.name}': {error}") from None
-    for name in table.key:
-        if source[name].null_count:
-            raise StoreError(f"a row of '{table.name}' has no {name}")
     distinct = source.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows
     if distinct != source.num_rows:
         raise StoreError(f"{source.num_rows - distinct} rows for '{table.name}' repeat a key")

@@ -74,6 +74,9 @@ class Shards:
         for table, some in rows.items():
             self.rows[table] += some
         self.done.append(key)
+
+    def checkpoint(self) -> None:
+        """Write the shard if it is due. Called between units of work, so that no unit is ever cut by a commit."""
         if len(self.done) >= SHARD_ROWS or time.monotonic() - self.since > SHARD_S:
             self.flush()
 
@@ -131,6 +134,7 @@ def consume(results: Iterator[tuple[str, Any]], shards: Shards, advance: Advance
             shards.refuse(key, str(result))
         else:
             shards.add(key, result)
+        shards.checkpoint()
         advance(1)
 
 

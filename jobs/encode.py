@@ -1,7 +1,7 @@
 """Encode: every preprocessed picture through a model, exactly once.
 
-Decoding runs in a thread ahead of the network. A shard is a commit; after a kill the missing pictures are planned
-again, and the vectors come out the same, since no vector depends on what else is in its batch.
+Decoding runs in a thread ahead of the network. A shard is a commit and holds whole batches; after a kill the missing
+pictures are planned again in batches cut at the same places, so that every vector comes out the same to the last bit.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def encode(
                 vectors = encoder.encode(squares)
                 for image_id, vector in zip(ids, vectors, strict=True):
                     _take(shards, table, located, recipe_id, image_id, pictures[image_id], vector)
+                shards.checkpoint()
                 advance(len(ids))
     report.seconds = time.monotonic() - started
     return report

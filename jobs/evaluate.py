@@ -90,6 +90,7 @@ def evaluate(
                         report.skipped += 1
                     elif not dry_run:
                         shards.add(run_id, run(run_id, one, cached, chosen, episode, protocol))
+                        shards.checkpoint()
                     advance(1)
     report.seconds = time.monotonic() - started
     return report

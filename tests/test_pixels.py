@@ -1,0 +1,104 @@
+"""What is decoded, what is refused and in which words."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from busistore import pixels
+from busistore.errors import BadInput
+from tests.fakes import speckle
+
+
+def encoded(image: Image.Image, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+GREY = speckle(1)
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(32, 48), st.integers(32, 48))))
+def test_grey_png_round_trip(picture):
+    assert (pixels.grey(pixels.png(picture)) == picture).all()
+
+
+def test_one_picture_has_one_hash_in_every_mode():
+    grey = Image.fromarray(GREY)
+    opaque = grey.convert("RGBA")
+    hashes = {pixels.pixels_sha256(pixels.open_image(encoded(i), "x")) for i in (grey, grey.convert("RGB"), opaque)}
+    assert hashes == {pixels.pixels_sha256(GREY)}
+    assert pixels.pixels_sha256(GREY.T) != pixels.pixels_sha256(GREY)
+
+
+def test_hash_knows_the_shape():
+    flat = np.zeros((32, 64), np.uint8)
+    assert pixels.pixels_sha256(flat) != pixels.pixels_sha256(flat.reshape(64, 32))
+
+
+def test_colour_becomes_luma():
+    red = Image.new("RGB", (40, 40), (255, 0, 0))
+    assert pixels.grey(encoded(red))[0, 0] == 76  # 0.299 * 255, ITU-R BT.601
+
+
+def test_palette_is_decoded():
+    palette = Image.fromarray(GREY).convert("P")
+    assert pixels.mode(encoded(palette)) == "P"
+    assert np.abs(pixels.grey(encoded(palette)).astype(int) - GREY).max() <= 2
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (0, 200)])
+def test_masks_of_any_two_levels(low, high):
+    lesion = np.zeros((40, 50), bool)
+    lesion[5:9, 6:20] = True
+    assert (pixels.mask(encoded(Image.fromarray(np.where(lesion, high, low).astype(np.uint8)))) == lesion).all()
+
+
+def test_an_empty_mask_is_empty():
+    assert not pixels.mask(encoded(Image.new("1", (40, 40)))).any()
+
+
+def see_through() -> Image.Image:
+    image = Image.fromarray(GREY).convert("RGBA")
+    image.putalpha(Image.fromarray(GREY))
+    return image
+
+
+REFUSED = {
+    "not a picture": (b"hello", "is not a picture"),
+    "truncated": (encoded(Image.fromarray(GREY))[:-400], "damaged or truncated"),
+    "broken header": (encoded(Image.fromarray(GREY))[:20], "is not a picture|damaged"),
+    "one pixel": (encoded(Image.new("L", (1, 1))), "is 1 x 1 px, the least is 32 x 32"),
+    "16 bit": (encoded(Image.fromarray(GREY.astype(np.uint16) * 257)), "more than 8 bits"),
+    "transparent": (encoded(see_through()), "transparent pixels; flatten it"),
+    "too wide": (encoded(Image.new("1", (20_000, 32))), "the most is 16384"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    data, words = REFUSED[case]
+    with pytest.raises(BadInput, match=words) as caught:
+        pixels.grey(data, "benign (3).png")
+    assert "'benign (3).png'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_byte_is_found():
+    data = bytearray(encoded(Image.fromarray(GREY)))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(BadInput, match="damaged"):
+        pixels.grey(bytes(data), "x.png")
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(BadInput, match="empty"):
+        pixels.read_bytes(tmp_path / "empty.png")
+    with pytest.raises(BadInput, match=r"'none\.png' cannot be read"):
+        pixels.read_bytes(tmp_path / "none.png")
