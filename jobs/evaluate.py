@@ -79,7 +79,9 @@ def evaluate(
     episodes = draw_episodes(chosen, shots, seeds)
     report = Report("evaluate", planned=len(fitted) * len(model_names) * len(episodes))
     done = {k for (k,) in store.keys(RUNS, "status = 'done'")}
-    tables = (EPISODES, PREDICTIONS, METRICS_TABLE, RUNS)
+    if not dry_run:  # the ledger comes first: a run never names an episode that is not there
+        store.put(EPISODES, [row for episode in episodes for row in episode_rows(chosen, episode)])
+    tables = (PREDICTIONS, METRICS_TABLE, RUNS)
     with Shards(store, report, tables) as shards, track("evaluate", report.planned) as advance:
         for name in model_names:
             cached = load_vectors(store, models.locate(name, weights, precision), recipe, chosen)
@@ -120,7 +122,6 @@ def run(
     truth = [split.label_of[i] for i in test_ids]
     predicted = np.argmax(outcome.probabilities, axis=1)
     return {
-        EPISODES.name: episode_rows(split, episode),
         PREDICTIONS.name: [
             {
                 "run_id": run_id, "image_id": image_id, "part": "test", "label": label, "predicted": classes[k],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -50,17 +51,29 @@ def group(
 def _find(store: Store, dataset: str, grouping: str, rows: list[dict], settings, embeddings, track: Track) -> None:
     ids = [r["image_id"] for r in rows]
     files = store.files(IMAGES)
-    with track(f"near-duplicates of {dataset}", len(ids)) as advance:
+    with Stages(track) as progress:
         pairs = groups.find_pairs(
-            lambda i: pixels.grey(files[ids[i]], ids[i]),
-            len(ids),
-            embeddings=_aligned(ids, embeddings),
-            settings=settings,
-            progress=lambda: advance(1),
+            lambda k: pixels.grey(files[ids[k]], ids[k]), _aligned(ids, embeddings), progress, settings, len(ids)
         )
     numbers = groups.components(len(ids), pairs, [r["patient_id"] for r in rows])
     store.put(PAIRS, _pair_rows(grouping, dataset, ids, pairs), replace=True)
     store.put(GROUPS, _group_rows(grouping, dataset, rows, numbers, pairs), replace=True)  # last: marks it as done
+
+
+class Stages(contextlib.ExitStack):
+    """Shows progress that is told as (stage, done, total): one bar for each stage, in turn."""
+
+    def __init__(self, track: Track):
+        super().__init__()
+        self.track, self.stage, self.done = track, "", 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.close()
+            self.stage, self.done = stage, 0
+            self.advance = self.enter_context(self.track(stage, total))
+        self.advance(done - self.done)
+        self.done = done
 
 
 def _aligned(ids: list[str], embeddings) -> np.ndarray | None:

@@ -41,5 +41,5 @@ def _draw(folder: Path, track: Track) -> str:
     if (folder / "truth.csv").exists():  # written last: the drawing is whole
         return f"phantoms: in {folder} already"
     with track("draw phantoms", N_PHANTOMS) as advance:
-        draw(folder, N_PHANTOMS, seed=0, progress=lambda: advance(1))
+        draw(folder, N_PHANTOMS, seed=0, progress=lambda done, total: advance(1))
     return f"phantoms: {N_PHANTOMS} drawn in {folder}"

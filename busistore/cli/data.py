@@ -77,7 +77,7 @@ def phantom(folder, images, seed, quiet) -> None:
     from busistore.datasets.phantom import draw
 
     with tracker(quiet)("draw phantoms", images) as advance:
-        draw(folder, images, seed, progress=lambda: advance(1))
+        draw(folder, images, seed, progress=lambda done, total: advance(1))
     click.echo(f"{images} phantoms in {folder}; `busistore ingest phantom {folder}` takes them in")
 
 
