@@ -1,0 +1,133 @@
+"""Panels of what the runs predicted: confusion matrices, ROC curves and reliability diagrams."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from busistore.metrics import auroc
+from busistore.report.parts import decimal
+from busistore.report.settings import Setting
+from busistore.report.style import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Panel, drawing, panel
+from busistore.stats import reliability_curve, roc_curve
+
+GRID_POINTS = 200
+N_BINS = 10
+FEW = 10  # a bin of fewer predictions is drawn hollow and not joined to the line
+
+
+def confusion(rows: pl.DataFrame, classes: list[str], setting: Setting) -> Panel:
+    """One matrix: rows the truth, columns the predictions; cells the mean count per run and its share of the row.
+
+    Args:
+        rows: rows of `report_confusion` of one setting: label, predicted, n_mean.
+        classes: in the order of the axes.
+    """
+    matrix = np.zeros((len(classes), len(classes)))
+    for label, predicted, n in rows.select("label", "predicted", "n_mean").iter_rows():
+        matrix[classes.index(label), classes.index(predicted)] = n
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
+    size = 56 * len(classes) + 100
+    with drawing(max(size + 24, 240), max(size, 200)) as (figure, axes):
+        axes.grid(False)
+        for (i, j), value in np.ndenumerate(shares):
+            axes.add_patch(_cell(i, j, value))
+            colour = PAPER if value > 0.55 else INK
+            axes.text(j, i - 0.1, f"{100 * value:.0f}%", ha="center", va="center", color=colour, fontsize=12)
+            axes.text(j, i + 0.24, f"{matrix[i, j]:.1f}", ha="center", va="center", color=colour, fontsize=9.5)
+        ticks = range(len(classes))
+        axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), aspect="equal")
+        axes.set_xticks(ticks, classes)
+        axes.set_yticks(ticks, classes, rotation=90, va="center")
+        axes.set(xlabel="Predicted class", ylabel="True class")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{setting.how}\n{setting.where}", loc="left", fontsize=11.5)
+        return panel(figure, _confusion_alt(shares, classes, setting))
+
+
+def _cell(i: int, j: int, value: float):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=SERIES[0], alpha=0.06 + 0.94 * value, linewidth=0)
+
+
+def _confusion_alt(shares: np.ndarray, classes: list[str], setting: Setting) -> str:
+    rows = "; ".join(
+        f"of {label}: " + ", ".join(f"{100 * v:.0f}% predicted {predicted}" for predicted, v in zip(classes, row))
+        for label, row in zip(classes, shares)
+    )
+    return f"Confusion matrix of {setting}: {rows}."
+
+
+def mean_roc(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Mean over seeds of the ROC curves: false positive rates, mean true positive rates, mean area.
+
+    None where no seed has both malignant and benign images. The score is p(malignant) as a share of p(malignant) +
+    p(benign), as in the metric `auroc_malignant_vs_benign`.
+
+    Args:
+        rows: rows of `report_probabilities` of one setting.
+    """
+    rows = rows.filter(pl.col("label").is_in(["malignant", "benign"]))
+    rows = rows.filter(pl.col("p_malignant").is_not_null() & pl.col("p_benign").is_not_null())
+    grid = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
+    curves, areas = [], []
+    for _, run in rows.group_by("seed", maintain_order=True):
+        positive = (run["label"] == "malignant").to_numpy()
+        if positive.all() or not positive.any():
+            continue
+        malignant, benign = run["p_malignant"].to_numpy(), run["p_benign"].to_numpy()
+        both = malignant + benign
+        score = np.divide(malignant, both, out=np.full(len(both), 0.5), where=both > 0)
+        curves.append(np.interp(grid, *roc_curve(positive, score)))
+        areas.append(float(auroc(positive, score)))
+    if not curves:
+        return None
+    mean = np.mean(curves, axis=0)
+    return np.concatenate([[0], grid, [1]]), np.concatenate([[0], mean, [1]]), float(np.mean(areas))
+
+
+def roc(curves: dict[str, tuple[np.ndarray, np.ndarray, float]], methods: list[str], where: str) -> Panel:
+    """ROC curves of one encoder: `curves` by method, colours by the method's place among `methods`."""
+    with drawing(320, 330) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        ranked = sorted(curves.items(), key=lambda item: -item[1][2])
+        for k, (method, (x, y, area)) in enumerate(ranked):
+            colour = SERIES[methods.index(method) % len(SERIES)]
+            axes.plot(x, y, color=colour)
+            place = 0.05 + 0.075 * (len(ranked) - 1 - k)
+            axes.text(0.98, place, f"{method}  {decimal(area)}", ha="right", color=colour, fontsize=10.5,
+                      fontweight="bold", bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 1})  # fmt: skip
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axes.set(xlabel="1 \N{MINUS SIGN} specificity", ylabel="Sensitivity (malignant)")
+        axes.set_title(f"ROC, with area under the curve\n{where}", loc="left", fontsize=11.5)
+        areas = ", ".join(f"{method} {decimal(area)}" for method, (_, _, area) in ranked)
+        return panel(figure, f"ROC curves of {where}, malignant against benign; area under the curve: {areas}.")
+
+
+def reliability(rows: pl.DataFrame, setting: Setting, error: float | None) -> Panel:
+    """How often the predicted class was right, by its probability, over a histogram of the predictions.
+
+    Args:
+        rows: rows of `report_probabilities` of one setting, all seeds pooled.
+        error: the expected calibration error to write beside it, a mean over runs.
+    """
+    right = (rows["label"] == rows["predicted"]).to_numpy()
+    sure = rows["confidence"].to_numpy()
+    share, score, n = reliability_curve(right, sure, N_BINS)
+    with drawing(280, 330, nrows=2, sharex=True, height_ratios=(3.4, 1)) as (figure, (top, below)):
+        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        full = n >= FEW
+        top.plot(score[full], share[full], color=SERIES[0], marker=MARKERS[0])
+        top.plot(score[~full], share[~full], color=SERIES[0], marker=MARKERS[0], fillstyle="none", linestyle="none")
+        top.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="Share right")
+        top.text(0.03, 0.9, f"ECE {decimal(error)}", color=INK, fontsize=11, fontweight="bold")
+        top.set_title(f"{setting.how}\n{setting.where}", loc="left", fontsize=11.5)
+        below.hist(sure, np.linspace(0, 1, N_BINS + 1), color=SERIES[0], alpha=0.75, edgecolor=GRID, linewidth=0.5)
+        below.set(xlabel="Probability of the predicted class", ylabel="Predictions")
+        below.locator_params(axis="y", nbins=2)
+        k = int(np.argmax(n))
+        return panel(figure, f"Reliability of {setting}: expected calibration error {decimal(error)}; in the fullest "
+                     f"bin, {n[k]} predictions of mean probability {decimal(float(score[k]), 2)}, "
+                     f"{100 * share[k]:.0f}% were right.")  # fmt: skip

@@ -1,0 +1,175 @@
+"""Learning curves: each metric against the number of labelled images per class, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from busistore.report.parts import decimal
+from busistore.report.settings import COLUMNS, Setting, key
+from busistore.report.style import INK, MARKERS, MUTED, SERIES, Panel, drawing, panel
+from busistore.stats import mean_interval, two_way_interval
+
+METRICS = {"macro_f1": "Macro-F1", "auroc_malignant_vs_benign": "AUROC, malignant vs benign"}
+TWO_WAY = "seeds × groups"
+STUDENT = "Student t over seeds"
+MOST_ROWS = 1_000_000  # predictions resampled; beyond, minutes would be spent on intervals
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean of a metric over the seeds of one setting at one number of shots; `low`, `high` None for one seed."""
+
+    setting: tuple
+    metric: str
+    shots: int
+    mean: float
+    low: float | None
+    high: float | None
+    n_seeds: int
+    interval: str
+
+
+def points(values: pl.DataFrame, outcomes: pl.DataFrame) -> list[Point]:
+    """One point for each setting, metric and number of shots.
+
+    Args:
+        values: rows of `report_curves`, one per run and metric.
+        outcomes: rows of `report_outcomes`, one per run and test image; without them macro-F1 has the interval over
+            seeds alone.
+    """
+    runs = {run: rows for (run,), rows in outcomes.sort("image_id").group_by("run_id")}
+    runs = runs if outcomes.height <= MOST_ROWS else {}
+    kept = []
+    for (*_, metric, shots), rows in values.group_by([*COLUMNS, "metric", "shots"], maintain_order=True):
+        setting, of_runs = key(rows.row(0, named=True)), [runs.get(run) for run in rows["run_id"]]
+        found = _two_way(of_runs, metric) if metric == "macro_f1" else None
+        how = TWO_WAY if found else STUDENT
+        mean, low, high, _ = mean_interval(rows["value"].to_list())
+        low, high = (found.low, found.high) if found else (low, high)
+        kept.append(Point(setting, metric, shots, mean, low, high, rows.height, how))
+    return kept
+
+
+def _two_way(runs: Sequence[pl.DataFrame | None], metric: str):
+    """The interval over seeds and groups; None unless all runs said something about the same test images."""
+    if not runs or any(r is None or not r["image_id"].equals(runs[0]["image_id"]) for r in runs):
+        return None
+    classes = sorted({c for r in runs for name in ("label", "predicted") for c in r[name].unique()})
+    number = {c: i for i, c in enumerate(classes)}
+    true = np.array([number[c] for c in runs[0]["label"]])
+    said = np.array([[number[c] for c in r["predicted"]] for r in runs])
+    return two_way_interval(true, said, runs[0]["group_id"].to_list(), len(classes), metric)
+
+
+def chance(labels: Iterable[str], metric: str) -> float | None:
+    """What a uniform guess between the classes is expected to reach, with no training at all."""
+    if metric != "macro_f1":
+        return 0.5
+    labels = list(labels)
+    shares = [labels.count(c) / len(labels) for c in sorted(set(labels))]
+    guess = 1 / len(shares) if shares else 0
+    return sum(2 * p * guess / (p + guess) for p in shares) / len(shares) if shares else None
+
+
+def panels(found: list[Point], names: dict[tuple, Setting], chances: dict[str, float | None]) -> list[Panel]:
+    """One panel for each metric and encoder; one line for each method, the same colour in all panels."""
+    methods = sorted({n.how for n in names.values()})
+    wheres = list(dict.fromkeys(n.where for n in names.values()))
+    made = []
+    for metric in METRICS:
+        here = [p for p in found if p.metric == metric]
+        limits = _limits(here, chances.get(metric))
+        for where in wheres:
+            lines = {m: [p for p in here if names[p.setting] == (where, m)] for m in methods}
+            lines = {m: sorted(ps, key=lambda p: p.shots) for m, ps in lines.items() if ps}
+            if lines:
+                made.append(_panel(metric, where, lines, methods, limits, chances.get(metric)))
+    return made
+
+
+def _limits(found: list[Point], low: float | None) -> tuple[float, float]:
+    values = [v for p in found for v in (p.mean, p.low, p.high, low) if v is not None]
+    if not values:
+        return 0.0, 1.0
+    return max(-0.02, min(values) - 0.04), min(1.02, max(values) + 0.04)
+
+
+def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list[str], limits, guess) -> Panel:
+    with drawing(340, 270) as (figure, axes):
+        ends = []
+        for method, line in lines.items():
+            at = methods.index(method) % len(SERIES)
+            _draw_line(axes, line, SERIES[at], MARKERS[at])
+            ends.append((line[-1].mean, method, SERIES[at]))
+        shots = sorted({p.shots for line in lines.values() for p in line})
+        last = _place(shots[-1])
+        axes.set_xticks([_place(s) for s in shots], [str(s) for s in shots])
+        axes.set_xlim(_place(shots[0]) - 0.25, last + 0.25)
+        axes.set_ylim(*limits)
+        axes.set_xlabel("Labelled images per class")
+        axes.set_title(f"{METRICS[metric]}\n{where}", loc="left", fontsize=11.5, color=INK)
+        _label_ends(axes, ends, limits, last + 0.25)
+        if guess is not None and limits[0] <= guess <= limits[1]:
+            axes.axhline(guess, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate("uniform guess", (1, guess), (-2, 3), ("axes fraction", "data"), "offset points",
+                          ha="right", fontsize=9.5, color=MUTED)  # fmt: skip
+        return panel(figure, _alt(metric, where, lines, guess))
+
+
+def _draw_line(axes, line: list[Point], colour: str, marker: str) -> None:
+    x, y = [_place(p.shots) for p in line], [p.mean for p in line]
+    low, high = ([p.mean if v is None else v for p, v in zip(line, side)] for side in
+                 ([p.low for p in line], [p.high for p in line]))  # fmt: skip
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    if len(line) == 1 and line[0].low is not None:
+        axes.vlines(x, low, high, color=colour)
+    axes.plot(x, y, color=colour, marker=marker)
+
+
+def _place(shots: int) -> float:
+    """Position on the axis of doublings; no labelled image at all stands one step left of one."""
+    return float(np.log2(shots)) if shots > 0 else -1.0
+
+
+def _label_ends(axes, ends: list[tuple[float, str, str]], limits: tuple[float, float], x: float) -> None:
+    """Write each line's name beside its last point, moved apart where they would touch."""
+    gap = 0.072 * (limits[1] - limits[0])
+    places = spread([y for y, _, _ in ends], gap, limits[1] - gap / 2)
+    for (_, name, colour), y in zip(ends, places):
+        axes.annotate(name, (x, y), (3, 0), "data", "offset points", va="center", color=colour, fontsize=10.5,
+                      annotation_clip=False, fontweight="bold")  # fmt: skip
+
+
+def spread(wanted: list[float], gap: float, highest: float = np.inf) -> list[float]:
+    """Places at least `gap` apart, in the order of `wanted` and as near to it as moving neighbours lets them.
+
+    >>> spread([1.0, 1.0], 1.0), spread([1.0, 1.0], 1.0, highest=1.0)
+    ([0.5, 1.5], [0.0, 1.0])
+    """
+
+    def start(block: list[float]) -> float:
+        total, n = block
+        return min(total / n - gap * (n - 1) / 2, highest - gap * (n - 1))
+
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    blocks: list[list[float]] = []  # sum of wanted places less their offsets in the block, number of labels
+    for i in order:
+        blocks.append([wanted[i], 1])
+        while len(blocks) > 1 and start(blocks[-1]) < start(blocks[-2]) + blocks[-2][1] * gap - 1e-12:
+            total, n = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + n]
+    places = [start(block) + k * gap for block in blocks for k in range(int(block[1]))]
+    return [place for _, place in sorted(zip(order, places))]
+
+
+def _alt(metric: str, where: str, lines: dict[str, list[Point]], guess: float | None) -> str:
+    said = "; ".join(
+        f"{method} from {decimal(line[0].mean)} at {line[0].shots} to {decimal(line[-1].mean)} at {line[-1].shots}"
+        for method, line in lines.items()
+    )
+    against = f" A uniform guess reaches {decimal(guess)}." if guess is not None else ""
+    return f"{METRICS[metric]} of {where} by labelled images per class: {said}.{against}"

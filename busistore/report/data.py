@@ -1,0 +1,170 @@
+"""Sections on the data: its way through the store, its first table, its audit and its leaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from busistore.report import flow
+from busistore.report.parts import Figure, Section, Table, count, decimal, plain_table, plural, share
+from busistore.report.sources import Source, Sources
+
+
+def choose(sources: Sources) -> list[dict[str, Any]]:
+    """For each data set, its split with the most runs (None before any) and that split's grouping.
+
+    Data sets with most runs come first.
+    """
+    splits = sources.ask("leakage", "report_leakage").rows()
+    names = sorted(set(sources.store.read("images", ["dataset"])["dataset"].to_pylist()), key=str)
+    groupings = sources.store.read("groups", ["dataset", "grouping"]).to_pylist()
+    chosen = []
+    for name in names:
+        own = sorted((s for s in splits if s["dataset"] == name), key=lambda s: (-(s["n_runs"] or 0), s["split_id"]))
+        of_split = own[0]["grouping"] if own else None
+        known = sorted(g["grouping"] for g in groupings if g["dataset"] == name)
+        chosen.append({"dataset": name, "split_id": own[0]["split_id"] if own else None,
+                       "grouping": of_split or (known[-1] if known else None),
+                       "n_runs": sum(s["n_runs"] or 0 for s in own)})  # fmt: skip
+    return sorted(chosen, key=lambda c: -c["n_runs"])
+
+
+def sections(sources: Sources, chosen: list[dict[str, Any]]) -> list[Section]:
+    """All sections on the data; each says what makes it where the store holds nothing for it yet."""
+    return [_way(sources, chosen), _table1(sources, chosen), _audit(sources), _leakage(sources)]
+
+
+def suffix(k: int) -> str:
+    """What keeps the names of the k-th data set's files apart from those of the first."""
+    return "" if k == 0 else f"-{k + 1}"
+
+
+def _asking(choice: dict) -> dict[str, Any]:
+    return {name: choice[name] for name in ("dataset", "split_id", "grouping")}
+
+
+def _way(sources: Sources, chosen: list[dict]) -> Section:
+    section = Section("data", "The way of the data")
+    if not chosen:
+        section.missing, section.command = "The store holds no images yet.", "busistore ingest busi PATH --audit"
+    for k, choice in enumerate(chosen):
+        source = sources.ask("flow" + suffix(k), "report_counts", **_asking(choice))
+        wide, tall = flow.flow(source.rows())
+        of = f" of the split {choice['split_id']}" if choice["split_id"] else ""
+        section.items.append(
+            Figure(source.name, f"The way of the data: {choice['dataset']}",
+                   f"Every image is encoded once per model; episodes{of} draw their support sets from the training "
+                   "part, and each run fits one method to the stored vectors of one episode.",
+                   [wide, tall], [source], 1)
+        )  # fmt: skip
+    return section
+
+
+def _table1(sources: Sources, chosen: list[dict]) -> Section:
+    section = Section("classes", "The data set by class")
+    if not chosen:
+        section.missing, section.command = "No images, no table.", "busistore ingest busi PATH"
+    for k, choice in enumerate(chosen):
+        source = sources.ask("table-1" + suffix(k), "report_table1", **_asking(choice))
+        section.items.append(_by_class(source, choice))
+    return section
+
+
+def _by_class(source: Source, choice: dict) -> Table:
+    """Characteristics in rows, classes in columns, as papers print it."""
+    rows = source.rows()
+    head = ["Characteristic", *(str(r["label"])[:1].upper() + str(r["label"])[1:] for r in rows)]
+    lines = [[title, *(write(r) for r in rows)] for title, write in _LINES.items()]
+    lines = [line for line in lines if line[0] not in _OPTIONAL or any(c not in ("0", "–") for c in line[1:])]
+    notes = ["Shares are of the class's images. Lesion size is that of images with a lesion, as a share of the image."]
+    if choice["split_id"]:
+        notes.append(f"Parts are those of the split {choice['split_id']}.")
+    if choice["grouping"]:
+        notes.append(f"Near-duplicate groups by {choice['grouping']}.")
+    return Table(source.name, f"Images of {choice['dataset']} by class", head, lines, [source], " ".join(notes))
+
+
+def _range(row: dict, side: str) -> str:
+    if row[f"{side}_px_median"] is None:
+        return "–"
+    return f"{row[f'{side}_px_median']:.0f} ({row[f'{side}_px_min']}–{row[f'{side}_px_max']})"
+
+
+def _area(row: dict) -> str:
+    median, low, high = (row[f"lesion_area_percent_{q}"] for q in ("median", "q1", "q3"))
+    return "–" if median is None else f"{median:.1f} ({low:.1f}–{high:.1f})"
+
+
+def _share_of(column: str):
+    return lambda row: share(row[column], row["images"])
+
+
+_LINES = {
+    "Images": lambda r: count(r["images"]),
+    "With a known patient": _share_of("with_patient"),
+    "Stored in colour": _share_of("colour_mode"),
+    "Width in px, median (range)": lambda r: _range(r, "width"),
+    "Height in px, median (range)": lambda r: _range(r, "height"),
+    "With a mask": _share_of("with_mask"),
+    "Lesions": lambda r: count(r["lesions"]),
+    "Lesion size in % of the image, median (IQR)": _area,
+    "Several lesions": _share_of("multi_lesion"),
+    "Lesion touches the edge": _share_of("touching_edge"),
+    "Groups of frames": lambda r: count(r["groups"]),
+    "Near-duplicate groups": lambda r: count(r["near_duplicate_groups"]),
+    "Images with a near-duplicate": _share_of("images_with_twin"),
+    "In a group that spans classes": _share_of("images_in_cross_class_groups"),
+    "Training part": _share_of("train"),
+    "Validation part": _share_of("val"),
+    "Test part": _share_of("test"),
+    "Left out of the split": _share_of("left_out"),
+}
+_OPTIONAL = ("With a known patient", "Stored in colour", "In a group that spans classes", "Left out of the split")
+
+
+def _audit(sources: Sources) -> Section:
+    section = Section("audit", "Audit")
+    source = sources.ask("audit", "audit")
+    if not source.frame.height:
+        section.missing, section.command = "Nothing was audited yet.", "busistore ingest busi PATH --audit"
+        return section
+    section.items.append(plain_table(source, "What the audit found"))
+    return section
+
+
+def _leakage(sources: Sources) -> Section:
+    """Whether a split cuts a group, and what share of test images had a twin where methods learned."""
+    section = Section("leakage", "Leakage and exposure")
+    source = sources.asked["leakage"]
+    rows = source.rows()
+    if not rows:
+        section.missing, section.command = "There is no split yet.", "busistore split busi --seed 42"
+        return section
+    section.words.append(leakage_words(rows))
+    head = ["Split", "Images", "Groups", "Groups cut", "Exposed to support", "Exposed to validation", "Runs"]
+    lines = [
+        [r["split_id"], count(r["n_images"]), count(r["n_groups"]), count(r["n_groups_cut"]),
+         _percent(r["exposure_support_max"]), _percent(r["exposure_val_max"]), count(r["n_runs"] or 0)]
+        for r in rows
+    ]  # fmt: skip
+    note = "Exposed: largest share, over runs, of test images whose near-duplicate group has an image in that part too."
+    title = "Splits and the exposure of their test images"
+    section.items.append(Table(source.name, title, head, lines, [source], note))
+    return section
+
+
+def _percent(value: float | None) -> str:
+    return decimal(None) if value is None else f"{100 * value:.1f}%"
+
+
+def leakage_words(rows: list[dict]) -> str:
+    """One statement on all splits that runs were made on (or on all, before any run)."""
+    used = [r for r in rows if r["n_runs"]] or rows
+    cut = sum(r["n_groups_cut"] for r in used)
+    exposed = [v for r in used for v in (r["exposure_support_max"], r["exposure_val_max"]) if v is not None]
+    groups = (f"{plural(cut, 'near-duplicate group')} {'is' if cut == 1 else 'are'} cut by a split: scores on it are "
+              "optimistic." if cut else "No near-duplicate group is cut by a split.")  # fmt: skip
+    if not exposed:
+        return groups + " No run has recorded its exposure yet."
+    if max(exposed) == 0:
+        return groups + " No test image of any run has a near-duplicate in its support or validation images."
+    return groups + f" Up to {100 * max(exposed):.1f}% of a run's test images have a near-duplicate where it learned."

@@ -1,0 +1,116 @@
+"""The picture of the data's way through the store, with counts: boxes and arrows in SVG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from busistore.report.parts import count
+from busistore.report.style import COLOURS, GRID, INK, MUTED, PAPER, Panel
+
+WIDTH, HEIGHT = 158, 82  # of a box
+ARROWS = (
+    ("images", "groups"), ("groups", "splits"), ("splits", "episodes"), ("episodes", "runs"),
+    ("images", "preprocessed"), ("preprocessed", "embeddings"), ("embeddings", "runs"),
+)  # fmt: skip
+# Left upper corner of each box: one row of two lanes for a desk, two columns for a phone.
+WIDE = {
+    "images": (2, 60), "groups": (190, 2), "splits": (378, 2), "episodes": (566, 2), "preprocessed": (190, 118),
+    "embeddings": (470, 118), "runs": (754, 60),
+}  # fmt: skip
+TALL = {
+    "images": (91, 2), "groups": (2, 116), "splits": (2, 230), "episodes": (2, 344), "preprocessed": (180, 116),
+    "embeddings": (180, 287), "runs": (91, 458),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Box:
+    """One stage: how many of what, and a line of detail."""
+
+    name: str
+    n: int
+    detail: str
+
+
+def boxes(rows: list[dict]) -> list[Box]:
+    """The stages from the rows of `report_counts`: stage, part, n."""
+    by: dict[str, dict[str, int]] = {}
+    for row in rows:
+        by.setdefault(row["stage"], {})[row["part"]] = row["n"]
+    groups, parts, shots = by.get("groups", {}), by.get("parts", {}), by.get("shots", {})
+    order = [p for p in ("train", "val", "test") if p in parts] + sorted(set(parts) - {"train", "val", "test"})
+    prepared, vectors, runs = by.get("preprocessed", {}), by.get("embeddings", {}), by.get("runs", {})
+    models = {key.split(" on ")[0] for key in vectors}
+    return [
+        Box("images", by.get("images", {}).get("", 0), f"{count(sum(by.get('masks', {}).values()))} masks"),
+        Box("groups", groups.get("all", 0), f"{count(groups.get('of several images', 0))} of several images"),
+        Box("splits", by.get("splits", {}).get("", 0), _parts(parts, order[:3])),
+        Box("episodes", by.get("episodes", {}).get("", 0), _shots(shots)),
+        Box("preprocessed", sum(prepared.values()), _of(len(prepared), "recipe")),
+        Box("embeddings", sum(vectors.values()), _of(len(models), "model")),
+        Box("runs", sum(runs.values()), _of(len(runs), "method")),
+    ]
+
+
+def _parts(parts: dict[str, int], order: list[str]) -> str:
+    """Sizes of the parts, without their names where these would not fit into the box."""
+    named = " · ".join(f"{count(parts[p])} {p}" for p in order)
+    return named if len(named) <= 31 else " / ".join(count(parts[p]) for p in order)
+
+
+def _of(n: int, thing: str) -> str:
+    return f"by {n} {thing}{'' if n == 1 else 's'}" if n else "none yet"
+
+
+def _shots(shots: dict[str, int]) -> str:
+    if not shots:
+        return "none yet"
+    numbers = sorted(map(int, shots))
+    return f"{numbers[0]}–{numbers[-1]} shots" if len(numbers) > 1 else f"{numbers[0]} shots"
+
+
+def flow(rows: list[dict]) -> tuple[Panel, Panel]:
+    """The picture for a wide and for a narrow page."""
+    stages = boxes(rows)
+    alt = "Way of the data: " + "; ".join(f"{count(b.n)} {b.name} ({b.detail})" for b in stages) + "."
+    return Panel(_svg(stages, WIDE, "0 0 914 202"), alt, "wide"), Panel(_svg(stages, TALL, "0 0 340 542"), alt, "tall")
+
+
+def _svg(stages: list[Box], place: dict[str, tuple[int, int]], view: str) -> str:
+    arrows = "".join(_arrow(place[a], place[b]) for a, b in ARROWS)
+    drawn = "".join(_box(box, *place[box.name]) for box in stages)
+    head = '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+    head += f'<path d="M0 0.5L8 4L0 7.5z" style="fill: {MUTED}"/></marker>'
+    return f'<svg viewBox="{view}"><defs>{head}</defs>{arrows}{drawn}</svg>'
+
+
+def _box(box: Box, x: int, y: int) -> str:
+    colour = COLOURS["s2" if box.name == "runs" else "s3" if box.name in ("preprocessed", "embeddings") else "s1"][0]
+    middle = x + WIDTH / 2
+    size = 12 if len(box.detail) < 26 else 10.5
+    lines = ((26, 13, 600, INK, box.name), (50, 21, 600, colour, count(box.n)), (70, size, 400, MUTED, box.detail))
+    text = "".join(
+        f'<text x="{middle:g}" y="{y + down}" style="font: {weight} {px:g}px var(--font, sans-serif); '
+        f'text-anchor: middle; fill: {fill}">{escape(words)}</text>'
+        for down, px, weight, fill, words in lines
+    )
+    frame = f"fill: {PAPER}; stroke: {GRID}; stroke-width: 1.5"
+    return (
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" style="{frame}"/>'
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="4" rx="2" style="fill: {colour}"/>{text}'
+    )
+
+
+def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    """An S-curve between the facing sides of two boxes: to the right where there is room, else downwards."""
+    (x0, y0), (x1, y1) = start, end
+    if x1 >= x0 + WIDTH:
+        a, b = (x0 + WIDTH, y0 + HEIGHT / 2), (x1, y1 + HEIGHT / 2)
+        bend = (a[0] + b[0]) / 2
+        path = f"M{a[0]:g} {a[1]:g}C{bend:g} {a[1]:g} {bend:g} {b[1]:g} {b[0]:g} {b[1]:g}"
+    else:
+        a, b = (x0 + WIDTH / 2, y0 + HEIGHT), (x1 + WIDTH / 2, y1)
+        bend = (a[1] + b[1]) / 2
+        path = f"M{a[0]:g} {a[1]:g}C{a[0]:g} {bend:g} {b[0]:g} {bend:g} {b[0]:g} {b[1]:g}"
+    return f'<path d="{path}" marker-end="url(#tip)" style="fill: none; stroke: {MUTED}; stroke-width: 1.5"/>'

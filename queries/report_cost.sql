@@ -1,0 +1,13 @@
+-- What the runs cost: time by method, model, protocol and device.
+-- $dataset: name of one data set (default: all)
+SELECT
+    method, model, protocol, device,
+    count(*) AS n_runs,
+    sum(seconds) AS total_s,
+    median(seconds) AS median_s,
+    max(seconds) AS longest_s,
+    max(n_labelled) AS n_labelled_max
+FROM runs
+WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset)
+GROUP BY method, model, protocol, device
+ORDER BY method, model, protocol, device

@@ -1,0 +1,453 @@
+"""The report: its numbers against the queries, its safety as a page, and its looks in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from busistore import queries, report, schema, sql
+from busistore.errors import BusistoreError
+from busistore.report import charts, curves, flow, parts, pictures, settings, style
+from busistore.store import Store
+from tests.filled import filled_store, image_row
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FIGURES = ("flow", "learning-curves", "confusion", "roc", "reliability", "hardest-images")
+TABLES = ("table-1", "audit", "leakage", "leaderboard", "run-costs", "models", "settings")
+EVIL = '<img src=x onerror="alert(1)">&$x$'
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return filled_store(tmp_path_factory.mktemp("filled") / "store")
+
+
+@pytest.fixture(scope="module")
+def page(store, tmp_path_factory) -> Path:
+    return report.build(store, tmp_path_factory.mktemp("report") / "out")
+
+
+@pytest.fixture(scope="module")
+def empty_page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    return report.build(Store.create(folder / "store"), folder / "out")
+
+
+class Outline(HTMLParser):
+    """Tags of a page, checked to nest; ids; every attribute that could fetch something; the cells of each table."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "use", "path", "rect"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.fetched, self.tables = [], [], [], {}
+        self.table = self.cell = None
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.fetched += [values[a] for a in ("src", "srcset", "xlink:href", "data", "poster") if a in values]
+        self.fetched += [values["href"]] if "href" in values and tag != "a" else []
+        if tag == "table":
+            self.table = self.tables.setdefault(values["id"].removesuffix("-cells"), [])
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+            self.cell = True
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = None
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.cell:
+            self.table[-1][-1] += data
+
+
+def outline(path: Path) -> Outline:
+    return Outline(path.read_text(encoding="utf-8"))
+
+
+def column(cells: list[list[str]], name: str) -> list[str]:
+    return [row[cells[0].index(name)] for row in cells[1:]]
+
+
+# The page as a whole
+
+
+@pytest.mark.parametrize("name", FIGURES + TABLES)
+def test_page_holds_each_figure_and_table(page, name):
+    assert outline(page).ids.count(name) == 1
+
+
+def test_ids_are_unique(page):
+    ids = outline(page).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_internal_references_point_to_ids(page):
+    text = page.read_text(encoding="utf-8")
+    wanted = set(re.findall(r'(?:href="#|url\(#)([^)"]+)', text))
+    assert wanted
+    assert wanted <= set(outline(page).ids)
+
+
+@pytest.mark.parametrize("which", ["page", "empty_page"])
+def test_page_fetches_nothing(which, request):
+    path = request.getfixturevalue(which)
+    text = path.read_text(encoding="utf-8")
+    assert all(value.startswith(("data:", "#")) for value in outline(path).fetched)
+    assert not re.search(r"https?:|@import|<script|<iframe|<base|url\((?!#)", text)
+    assert 'name="viewport" content="width=device-width' in text
+
+
+def test_empty_store_gives_a_page_that_names_the_commands(empty_page):
+    text = html.unescape(empty_page.read_text(encoding="utf-8"))
+    for command in ("busistore ingest busi PATH", "busistore split busi", "busistore evaluate --method"):
+        assert command in text
+    assert "The store is empty" in text
+
+
+def test_store_without_runs_still_shows_its_images(tmp_path):
+    from tests.filled import IMAGE_IDS, _picture
+
+    store = Store.create(tmp_path / "store")
+    store.put(schema.IMAGES, [image_row(i, _picture(i)) for i in IMAGE_IDS])
+    path = report.build(store, tmp_path / "out")
+    cells = outline(path).tables
+    assert column(cells["table-1"], "All")[0] == "12"
+    assert "leaderboard" not in cells
+    assert "no run has been made yet" in path.read_text(encoding="utf-8")
+
+
+def test_equal_stores_give_equal_files(page, tmp_path):
+    again = report.build(filled_store(tmp_path / "store"), tmp_path / "out")
+    names = sorted(p.name for p in page.parent.iterdir())
+    assert names == sorted(p.name for p in again.parent.iterdir())
+    assert all((page.parent / n).read_bytes() == (again.parent / n).read_bytes() for n in names)
+
+
+def test_progress_and_title(store, tmp_path):
+    steps = []
+    path = report.build(store, tmp_path, title="My <own> title", progress=steps.append)
+    assert steps == ["data", "intervals", "figures", "page"]
+    assert "<title>My &lt;own&gt; title</title>" in path.read_text(encoding="utf-8")
+
+
+def test_folder_that_cannot_be_written_is_one_line(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BusistoreError, match="no report can be written to"):
+        report.build(store, tmp_path / "file")
+
+
+def test_labels_and_names_cannot_become_markup(tmp_path):
+    """A label, a file name and a reason that are HTML arrive as text everywhere, in figures too."""
+    store = filled_store(tmp_path / "store")
+    for table, column_ in ((schema.IMAGES, "label"), (schema.PREDICTIONS, "label"), (schema.FAILURES, "reason"),
+                           (schema.RUNS, "method"), (schema.MODELS, "licence")):  # fmt: skip
+        _poison(store, table, column_)
+    path = report.build(store, tmp_path / "out")
+    text = path.read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert {EVIL, html.escape(EVIL)} & set(outline(path).tables["table-1"][0])
+    assert outline(path).tables["leaderboard"][1][0] == EVIL
+    assert re.search(r"<text[^>]*>&lt;img src=x", text), "a class on a confusion matrix's axis"
+    assert not any(value == "x" for value in outline(path).fetched)
+
+
+def _poison(store: Store, table: schema.Table, column_: str) -> None:
+    """Set a text column of every row to EVIL, or of the malignant ones where it is the label."""
+    rows = store.read(table.name).to_pylist()
+    if table.blobs:
+        files = store.files(table)
+        rows = [row | {"png": files[row["image_id"]]} for row in rows]
+    for row in rows:
+        row[column_] = EVIL if column_ != "label" or row["label"] == "malignant" else row["label"]
+    store.put(table, rows, replace=True)
+
+
+# Numbers
+
+
+def test_every_csv_is_the_answer_to_the_sql_beside_it(store, page):
+    files = sorted(page.parent.glob("*.sql"))
+    assert len(files) >= 13
+    for file in files:
+        text, _, bound = file.read_text().partition("\n-- bound:\n")
+        parameters = dict.fromkeys(re.findall(r"^-- \$(\w+):", text, re.M))
+        parameters |= json.loads(bound.removeprefix("-- ")) if bound else {}
+        wanted = sql.run(store, text, parameters)
+        found = file.with_suffix(".csv").read_text()
+        assert found == _as_csv(wanted), file.name
+
+
+def _as_csv(frame: pl.DataFrame) -> str:
+    lists = [c for c, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    rows = [r | {c: " ".join(map(str, r[c])) for c in lists} for r in frame.to_dicts()]
+    return pl.DataFrame(rows, schema=frame.schema | dict.fromkeys(lists, pl.String)).write_csv()
+
+
+def test_every_figure_and_table_links_its_csv_and_names_its_data(store, page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r'<a href="([^"#]+)"', text):
+        assert (page.parent / link).is_file()
+    for name in FIGURES + TABLES:
+        block = text[text.index(f'id="{name}"') :].split('class="from"')[1][:4000]
+        assert re.search(r"Data: \w[^<]* v\d", block), name
+        assert "<summary>SQL</summary>" in block
+    assert f"predictions v{store.version('predictions')}, runs v{store.version('runs')}" in text
+
+
+def test_leaderboard_shows_the_numbers_of_the_query(store, page):
+    cells = outline(page).tables["leaderboard"]
+    wanted = sql.run(store, "report_leaderboard")
+    assert column(cells, "Encoder") == wanted["model"].to_list()
+    scores = [c.split(" ")[0] for c in column(cells, "Macro-F1 (95% interval)")]
+    assert scores == [f"{v:.3f}" for v in wanted["macro_f1"]]
+    assert column(cells, "AUROC M vs B") == [f"{v:.3f}" for v in wanted["auroc_malignant_vs_benign"]]
+
+
+def test_table1_counts_by_hand(page):
+    """Twelve images, four of each class; benign-0002 has two lesions, malignant-0003 touches the edge."""
+    rows = {row[0]: row[1:] for row in outline(page).tables["table-1"]}
+    assert rows["Characteristic"] == ["Benign", "Malignant", "Normal", "All"]
+    assert rows["Images"] == ["4", "4", "4", "12"]
+    assert rows["Lesions"] == ["4", "4", "0", "8"]
+    assert rows["Several lesions"] == ["1 (25%)", "0 (0%)", "0 (0%)", "1 (8%)"]
+    assert rows["Lesion touches the edge"] == ["0 (0%)", "1 (25%)", "0 (0%)", "1 (8%)"]
+    assert rows["Near-duplicate groups"] == ["1", "1", "1", "2"]
+    assert rows["Images with a near-duplicate"] == ["2 (50%)", "1 (25%)", "2 (50%)", "5 (42%)"]
+    assert rows["Training part"] == ["2 (50%)", "2 (50%)", "2 (50%)", "6 (50%)"]
+
+
+def test_learning_curve_points_are_means_over_seeds(store, page):
+    points = pl.read_csv(page.parent / "learning-curves.points.csv")
+    values = sql.run(store, "report_curves").group_by("model", "metric", "shots").agg(pl.col("value").mean())
+    for model, metric, shots, mean in values.iter_rows():
+        here = points.filter(Encoder=model, Metric=curves.METRICS[metric], Shots=shots)
+        assert here["Mean"].to_list() == [pytest.approx(mean, abs=5e-5)]
+    assert set(points.filter(Metric="Macro-F1")["Interval"]) == {curves.TWO_WAY}
+
+
+def test_intervals_fall_back_to_seeds_without_predictions():
+    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
+    values = pl.DataFrame([row | {"run_id": "1", "value": 0.4}, row | {"run_id": "2", "value": 0.6}])
+    nothing = pl.DataFrame(schema=dict.fromkeys(("run_id", "image_id", "group_id", "label", "predicted"), pl.String))
+    (point,) = curves.points(values, nothing)
+    half = 12.706204736432095 * math.sqrt(0.02) / math.sqrt(2)  # t(0.975, 1 degree of freedom)
+    assert (point.mean, point.interval, point.n_seeds) == (pytest.approx(0.5), curves.STUDENT, 2)
+    assert (point.low, point.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_chance_is_the_expected_f1_of_a_uniform_guess():
+    """Three classes of equal size: precision and recall are both 1/3. Unequal: worked by hand."""
+    assert curves.chance(["a", "b", "c"], "macro_f1") == pytest.approx(1 / 3)
+    assert curves.chance(["a", "a", "a", "b"], "macro_f1") == pytest.approx((0.6 + 1 / 3) / 2)
+    assert curves.chance([], "macro_f1") is None
+    assert curves.chance(["a"], "auroc_malignant_vs_benign") == 0.5
+
+
+def test_mean_roc_by_hand():
+    """Seed 0 separates perfectly; seed 1 gives all the same score, which is the diagonal."""
+    labels = ["malignant", "malignant", "benign", "benign", "normal"]
+    rows = pl.DataFrame({
+        "seed": [0] * 5 + [1] * 5, "label": labels * 2,
+        "p_malignant": [0.9, 0.8, 0.1, 0.2, 1.0] + [0.3] * 5, "p_benign": [0.1, 0.1, 0.8, 0.6, 0.0] + [0.3] * 5,
+    })  # fmt: skip
+    false_rate, true_rate, area = charts.mean_roc(rows)
+    assert area == pytest.approx(0.75)
+    np.testing.assert_allclose(true_rate[1:-1], (1 + false_rate[1:-1]) / 2)
+    assert charts.mean_roc(rows.filter(label="benign")) is None
+
+
+def test_split_that_cuts_groups_is_said_aloud():
+    from busistore.report.data import leakage_words
+
+    row = {"n_runs": 3, "n_groups_cut": 0, "exposure_support_max": 0.0, "exposure_val_max": 0.0}
+    assert "No test image of any run" in leakage_words([row])
+    leaky = row | {"n_groups_cut": 2, "exposure_support_max": 0.125}
+    assert leakage_words([leaky]).startswith("2 near-duplicate groups are cut by a split")
+    assert "Up to 12.5%" in leakage_words([leaky])
+
+
+# Pieces
+
+
+def test_settings_are_named_by_what_differs():
+    base = {"method": "knn", "model": "clip", "model_id": "clip-1", "recipe": "pad224", "recipe_id": "pad224-1"}
+    rows = [base | {"parameters": '{"k":5,"p":2}'}, base | {"parameters": '{"k":7,"p":2}'}]
+    assert [str(n) for n in settings.name_settings(rows).values()] == ["knn k=5, clip", "knn k=7, clip"]
+    other = base | {"model_id": "clip-2", "recipe_id": "pad224-2", "parameters": "{}"}
+    names = settings.name_settings([base | {"parameters": "{}"}, other])
+    assert [n.where for n in names.values()] == ["clip-1 on pad224-1", "clip-2 on pad224-2"]
+
+
+def test_outline_lies_outside_the_mask():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[8:12, 10:20] = 255
+    drawn = pictures.outline(np.zeros((20, 30, 3), np.uint8), Image.fromarray(mask))
+    coloured = (drawn == pictures.OUTLINE).all(axis=2)
+    assert not coloured[mask > 0].any()
+    assert coloured[6:8, 10:20].all()
+    assert coloured.sum() == 2 * 2 * (10 + 4) + 4  # two pixels on each side and one at each corner
+
+
+def test_thumbnails_are_small_and_in_order(store):
+    ids = ["toy/normal-0004", "toy/benign-0004", "toy/gone-0001"]
+    found = list(pictures.thumbnails(store, ids))
+    assert [i for i, _ in found] == ids[:2]
+    for _, uri in found:
+        data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+        assert len(uri) <= 30_000
+        assert max(Image.open(io.BytesIO(data)).size) <= pictures.SIDE_PX
+
+
+def test_flow_counts_stages():
+    rows = [{"stage": "images", "part": "", "n": 1200}, {"stage": "parts", "part": "test", "n": 2},
+            {"stage": "parts", "part": "train", "n": 8}, {"stage": "shots", "part": "16", "n": 1},
+            {"stage": "shots", "part": "2", "n": 1}, {"stage": "runs", "part": "knn", "n": 4}]  # fmt: skip
+    by_name = {b.name: b for b in flow.boxes(rows)}
+    assert by_name["splits"].detail == "8 train · 2 test"
+    assert by_name["episodes"].detail == "2–16 shots"
+    assert (by_name["runs"].n, by_name["runs"].detail) == (4, "by 1 method")
+    assert "1\N{NARROW NO-BREAK SPACE}200 images" in flow.flow(rows)[0].alt
+
+
+def test_drawings_follow_the_theme_and_have_no_fixed_size():
+    with style.drawing(100, 80) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=style.SERIES[0])
+        drawn = style.panel(figure, "a line")
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b|<metadata|xmlns|<svg[^>]* width=", drawn.inline("p"))
+    assert "var(--s1)" in drawn.inline("p")
+    assert style.COLOURS["s1"][1] in drawn.file()
+    assert "var(" not in drawn.file()
+
+
+@pytest.mark.parametrize("theme", [1, 2])
+@pytest.mark.parametrize("name", [n for n in style.COLOURS if n not in ("paper", "grid")])
+def test_colours_stand_out_from_the_paper(name, theme):
+    """Contrast of at least 4.5, as WCAG 2 asks of text, since lines are labelled in their colour."""
+    lighter, darker = sorted((_luminance(style.COLOURS[c][theme]) for c in (name, "paper")), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("wanted", "gap"), [([0.5, 0.1, 0.52], 0.1), ([1, 1, 1, 1], 0.3), ([3.0], 1), ([], 1)])
+def test_spread_labels_keep_their_order_and_distance(wanted, gap):
+    places = curves.spread(wanted, gap)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    assert all(places[b] - places[a] >= gap - 1e-9 for a, b in itertools.pairwise(order))
+    assert sum(places) == pytest.approx(sum(wanted))  # nothing drifts
+
+
+def test_plain_table_says_shared_texts_once(store):
+    from busistore.report.sources import Sources
+
+    with Sources(store) as sources:
+        source = sources.ask("x", "report_curves")
+    table = parts.plain_table(source, "t", limit=5)
+    assert "method linear-probe" in table.note
+    assert "Method" not in table.head
+    assert f"The first 5 of {source.frame.height} rows" in table.note
+
+
+@pytest.mark.parametrize("name", [n for n in queries.names() if n.startswith("report_")])
+def test_report_queries_answer_on_an_empty_store(name, tmp_path):
+    assert sql.run(Store.create(tmp_path / "s"), name).width > 1
+
+
+# A real browser
+
+NO_PAGE = "not an origin"  # in the log, the initiator of what the browser asks for itself
+PROBE = """<script>
+addEventListener("load", () => {
+  const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
+  const drawn = [...document.querySelectorAll("figure")].filter(f => f.getBoundingClientRect().height > 100).length;
+  const root = document.documentElement;
+  const probe = document.body.appendChild(document.createElement("template"));
+  probe.dataset.probe = JSON.stringify({wide: root.scrollWidth, room: innerWidth, broken, drawn,
+    images: document.images.length, figures: document.querySelectorAll("figure").length});
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_chromium_shows_every_figure_asks_for_nothing_and_scrolls_one_way(page, tmp_path, width):
+    """The page stands in a frame of a phone's width, since a browser's window has a least width of its own."""
+    probed = page.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>")
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<!doctype html><meta charset=utf-8><link rel=icon href=data:,><iframe style='border:0;width:{width}px;"
+        f"height:900px' srcdoc=\"{html.escape(probed)}\"></iframe><script>onload = () => {{ document.body.innerHTML = "
+        "document.querySelector('iframe').contentDocument.documentElement.outerHTML; };</script>", encoding="utf-8"
+    )  # fmt: skip
+    dom, log = _chromium(frame, tmp_path)
+    seen = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', dom)[1]))
+    assert seen["wide"] <= seen["room"] == width
+    assert seen["broken"] == 0 < seen["images"]
+    assert seen["drawn"] == seen["figures"] >= len(FIGURES)
+    assert all(f'id="{name}"' in dom for name in FIGURES + TABLES)
+    assert "CONSOLE" not in log
+    assert _requests(tmp_path / "net.json") == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_chromium_watch_sees_errors_and_requests(tmp_path):
+    """The test above would notice: a page with a script error and a picture from elsewhere."""
+    bad = tmp_path / "bad.html"
+    bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>missing()</script>", encoding="utf-8")
+    _, log = _chromium(bad, tmp_path)
+    assert "CONSOLE" in log
+    assert _requests(tmp_path / "net.json") == ["http://127.0.0.1:9/x.png"]
+
+
+def _chromium(path: Path, folder: Path) -> tuple[str, str]:
+    """The document after loading and what the browser wrote to its log; its requests go to folder/net.json."""
+    flags = (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={folder / 'net.json'}", "--dump-dom",
+    )  # fmt: skip
+    done = subprocess.run([CHROMIUM, *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def _requests(net_log: Path) -> list[str]:
+    """Addresses of requests that a page started, by the browser's log; its own errands have no page's origin."""
+    asked = [event.get("params", {}) for event in json.loads(net_log.read_text(encoding="utf-8"))["events"]]
+    by_pages = {p["url"] for p in asked if "url" in p and p.get("initiator", NO_PAGE) != NO_PAGE}
+    return sorted(u for u in by_pages if not u.startswith(("file:", "data:", "about:", "blob:")))
