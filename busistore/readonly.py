@@ -42,7 +42,7 @@ def check_expression(con, text: str) -> None:
     node = tree["statements"][0]["node"] if len(tree.get("statements", ())) == 1 else {}
     plain = node.get("type") == "SELECT_NODE" and len(node["select_list"]) == 1 and not node["modifiers"]
     if not plain or node["from_table"]["type"] != "EMPTY" or node["where_clause"]:
-        raise BusistoreError(f"'{text}' is not one condition, such as \"label = 'benign' AND n_lesions > 1\"")
+        raise BusistoreError(f"'{_short(text)}' is not one condition, such as \"label = 'benign' AND n_lesions > 1\"")
 
 
 def _statements(con, text: str) -> list:
@@ -61,8 +61,13 @@ def _parsed(con, text: str) -> dict[str, Any]:
     except RecursionError:
         raise BusistoreError("the SQL is nested too deeply") from None
     if tree["error"]:
-        raise BusistoreError(f"SQL: {' '.join(tree['error_message'].split())[:400]}")
+        raise BusistoreError(f"SQL: {_short(tree['error_message'])}")
     return tree
+
+
+def _short(text: str) -> str:
+    """The text as one line of bounded length."""
+    return " ".join(text.split())[:400]
 
 
 def _parts(tree: Any) -> Iterator[dict[str, Any]]:
@@ -84,7 +89,7 @@ def _check_part(part: dict[str, Any], known: dict[str, str], local: set[str]) ->
     if kind == "TABLE_FUNCTION":
         _check_table_function(part["function"]["function_name"])
     elif part.get("class") == "FUNCTION" and part["function_name"].lower() in FORBIDDEN_FUNCTIONS:
-        raise BusistoreError(f"the function '{part['function_name']}' is not allowed: SQL only reads the store")
+        raise BusistoreError(f"the function '{_short(part['function_name'])}' is not allowed: SQL only reads the store")
     if part.get("table_name"):
         _check_table(part, known, local)
 
@@ -92,7 +97,7 @@ def _check_part(part: dict[str, Any], known: dict[str, str], local: set[str]) ->
 def _check_table_function(name: str) -> None:
     if name.lower() not in TABLE_FUNCTIONS:
         allowed = ", ".join(sorted(TABLE_FUNCTIONS))
-        raise BusistoreError(f"'{name}' is not allowed in FROM: SQL reads the store's tables and {allowed}")
+        raise BusistoreError(f"'{_short(name)}' is not allowed in FROM: SQL reads the store's tables and {allowed}")
 
 
 def _check_table(part: dict[str, Any], known: dict[str, str], local: set[str]) -> None:
@@ -101,4 +106,4 @@ def _check_table(part: dict[str, Any], known: dict[str, str], local: set[str]) -
         return
     if schema in ("", "main", "temp") and (name.lower() in known or name.lower() in local):
         return
-    raise UnknownName("table", f"{schema}.{name}" if schema else name, known.values())
+    raise UnknownName("table", _short(f"{schema}.{name}" if schema else name), known.values())

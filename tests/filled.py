@@ -51,9 +51,7 @@ def filled_store(path: Path) -> Store:
     put_vectors(store, "beta", 6, [i for i in IMAGE_IDS if i != "toy/normal-0003"])
     store.put(schema.SPLITS, [_split_row(i) for i in IMAGE_IDS])
     store.put(schema.EPISODES, [row for shots in (1, 2) for seed in range(3) for row in _episode(shots, seed)])
-    for (model, shots), outcomes in OUTCOMES.items():
-        for seed, outcome in enumerate(outcomes):
-            put_run(store, model, shots, seed, outcome)
+    put_runs(store, [(m, n, seed, o) for (m, n), outcomes in OUTCOMES.items() for seed, o in enumerate(outcomes)])
     store.put(schema.FAILURES, [
         {"job": "ingest", "key": "toy/benign (9).png", "reason": "truncated file", "failed_at": NOW},
         {"job": "ingest", "key": "toy/benign (8).png", "failed_at": NOW, "reason": MASK_CONFLICT},
@@ -61,18 +59,20 @@ def filled_store(path: Path) -> Store:
     return store
 
 
-def put_run(store: Store, model: str, shots: int, seed: int, outcome: str, status: str = "done") -> str:
-    """Store one run, its predictions and its metrics; returns its run_id."""
-    run_id = f"run-{model}-{shots}-{seed}"
-    predictions = [_prediction(run_id, k, sure) for k, sure in enumerate(outcome)]
-    store.put(schema.PREDICTIONS, predictions)
-    rows = metric_values([p["label"] for p in predictions], [p["probabilities"] for p in predictions])
-    store.put(schema.METRICS, [
-        {"run_id": run_id, "subject": "test", "metric": m, "class": c, "value": v, "n_used": len(outcome)}
-        for (m, c), v in rows.items()
-    ])  # fmt: skip
-    store.put(schema.RUNS, [_run_row(run_id, model, shots, seed, status)])
-    return run_id
+def put_runs(store: Store, runs: list[tuple[str, int, int, str]], status: str = "done") -> list[str]:
+    """Store runs given as (model, shots, seed, outcome) with predictions and metrics; returns their run_ids."""
+    run_ids = [f"run-{model}-{shots}-{seed}" for model, shots, seed, _ in runs]
+    predictions = {i: [_prediction(i, k, sure) for k, sure in enumerate(run[3])] for i, run in zip(run_ids, runs)}
+    store.put(schema.PREDICTIONS, [row for rows in predictions.values() for row in rows])
+    store.put(schema.METRICS, [row for run_id, rows in predictions.items() for row in _metric_rows(run_id, rows)])
+    store.put(schema.RUNS, [_run_row(i, *run[:3], status) for i, run in zip(run_ids, runs)])
+    return run_ids
+
+
+def _metric_rows(run_id: str, predictions: list[dict]) -> list[dict]:
+    values = metric_values([p["label"] for p in predictions], [p["probabilities"] for p in predictions])
+    return [{"run_id": run_id, "subject": "test", "metric": metric, "class": name, "value": value,
+             "n_used": len(predictions)} for (metric, name), value in values.items()]  # fmt: skip
 
 
 def image_row(image_id: str, png: bytes) -> dict:
