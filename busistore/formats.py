@@ -89,7 +89,12 @@ def cells(series) -> list[str]:
     values = series.to_list()
     if series.dtype.is_float() or (series.dtype.is_decimal() and series.dtype.scale):
         return _number_cells([None if v is None else float(v) for v in values])
-    return ["" if v is None else " ".join(_text(v).split()) for v in values]
+    return ["" if v is None else _printable(_text(v)) for v in values]
+
+
+def _printable(text: str) -> str:
+    """One line that moves no cursor and changes no colour, whatever a file was called."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _number_cells(values: list[float | None]) -> list[str]:

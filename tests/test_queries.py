@@ -1,0 +1,223 @@
+"""Every named query answers, on a full store and an empty one; the values of each are worked by hand from filled.py."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from polars.testing import assert_frame_equal
+from scipy import stats
+
+from busistore import queries, schema, sql
+from busistore.errors import BusistoreError
+from busistore.metrics import ece
+from busistore.store import Store
+from tests.filled import CLASSES, MODEL_IDS, OUTCOMES, filled_store, put_runs
+
+OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
+           "hardest_images", "run_cost")  # fmt: skip
+EXAMPLES = {"a": "alpha", "b": "beta"}  # values for parameters that are required
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Store:
+    return filled_store(tmp_path_factory.mktemp("filled") / "store")
+
+
+@pytest.fixture(scope="module")
+def con(filled):
+    return sql.connect(filled)
+
+
+@pytest.fixture(scope="module")
+def backwards(filled, tmp_path_factory):
+    """The filled store with the rows of every table written in the opposite order, and no files."""
+    store = Store.create(tmp_path_factory.mktemp("backwards") / "store")
+    for name in filled.names():
+        dim = len(filled.read(name)["vector"][0]) if name.startswith("embeddings") else 1
+        table = schema.TABLES.get(name) or schema.embeddings_table(*name.split(".")[1:], dim)
+        rows = reversed(filled.read(name).to_pylist())
+        store.put(table, [{**row, "png": b""} if "png" in table.schema.names else row for row in rows])
+    return sql.connect(store)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return sql.connect(Store.create(tmp_path_factory.mktemp("empty") / "store"))
+
+
+def _required(name: str) -> dict[str, str]:
+    return {p: EXAMPLES[p] for p, about in queries.load(name).parameters.items() if about.required}
+
+
+def _rows(con, name: str, columns: str, **parameters) -> list[tuple]:
+    return sql.ask(con, name, parameters).select(columns.split()).rows()
+
+
+@pytest.mark.parametrize("name", queries.names())
+def test_query_says_what_it_asks_and_answers(con, empty, name):
+    query = queries.load(name)
+    assert re.fullmatch(r"[A-Z].{20,119}[.?]", query.description)
+    assert set(re.findall(r"\$(\w+)", re.sub("--.*", "", query.text))) == set(query.parameters)
+    answer = sql.ask(con, name, _required(name))
+    assert answer.columns == sql.ask(empty, name, _required(name)).columns
+    assert answer.height or name == "stale"
+
+
+@pytest.mark.parametrize("name", queries.names())
+def test_answer_does_not_depend_on_the_order_of_rows(con, backwards, name):
+    answers = (sql.ask(c, name, _required(name)) for c in (con, backwards))
+    assert_frame_equal(*answers, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in queries.names() if "dataset" in queries.load(n).parameters])
+def test_query_of_another_data_set_finds_nothing(con, name):
+    answer = sql.ask(con, name, {**_required(name), "dataset": "elsewhere"})
+    counts = [c for c in answer.columns if answer[c].dtype.is_integer()]
+    assert not answer.height or all(not any(answer[c].to_list()) for c in counts)
+
+
+@pytest.mark.parametrize("name", [n for n in queries.names() if "shots" in queries.load(n).parameters])
+def test_shots_may_be_text_or_number(con, name):
+    answer = sql.ask(con, name, {**_required(name), "shots": "2"})
+    assert answer.equals(sql.ask(con, name, {**_required(name), "shots": 2}))
+    assert "shots" not in answer.columns or set(answer["shots"]) <= {2}
+
+
+def test_declared_parameters_are_read_from_the_text():
+    query = queries.load("paired-difference")
+    assert query.name == "paired_difference"
+    assert [p for p, about in query.parameters.items() if about.required] == ["a", "b"]
+    assert query.parameters["metric"].description == "name of the metric (default: macro_f1)"
+    with pytest.raises(BusistoreError, match="needs -p b=VALUE: another of the same kind"):
+        query.bind({"a": "alpha"})
+
+
+def test_leaderboard(con):
+    rows = _rows(con, "leaderboard", "model shots n_seeds mean sd worst best", metric="accuracy")
+    third = 1 / 3
+    assert rows == [
+        ("alpha", 1, 3, pytest.approx(7 / 9), pytest.approx(third / math.sqrt(3)), pytest.approx(2 / 3), 1.0),
+        ("beta", 1, 3, pytest.approx(5 / 9), pytest.approx(third / math.sqrt(3)), pytest.approx(third), 2 * third),
+        ("alpha", 2, 3, 1.0, 0.0, 1.0, 1.0),
+        ("beta", 2, 3, pytest.approx(7 / 9), pytest.approx(third / math.sqrt(3)), pytest.approx(2 / 3), 1.0),
+    ]
+    assert _rows(con, "leaderboard", "model metric", shots=2) == [("alpha", "macro_f1"), ("beta", "macro_f1")]
+
+
+def test_leaderboard_never_pools_two_settings_of_a_method(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSS"), ("alpha", 1, 1, "SSS")])
+    runs = store.read("runs").to_pylist()
+    store.put(schema.RUNS, [{**runs[1], "parameters": '{"k": 2}'}], replace=True)
+    assert sql.run(store, "leaderboard")["n_seeds"].to_list() == [1, 1]
+
+
+def test_few_shot_curve(con):
+    rows = _rows(con, "few_shot_curve", "shots mean se low high", metric="accuracy", model="beta")
+    se, t = 1 / 9, stats.t.ppf(0.975, 2)
+    assert rows[0] == (1, pytest.approx(5 / 9), pytest.approx(se), pytest.approx(5 / 9 - t * se, abs=1e-5),
+                       pytest.approx(5 / 9 + t * se, abs=1e-5))  # fmt: skip
+    assert [row[0] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("n_seeds", [2, 10, 31, 32, 60, 1000])
+def test_intervals_of_the_few_shot_curve_are_students(con, n_seeds):
+    text = queries.load("few_shot_curve").text
+    numbers = re.search(r"SELECT (\[.*?\])::DOUBLE\[\] AS t", text, re.DOTALL)[1]
+    formula = re.search(r"coalesce\(t\[df\], .*?\)(?= AS)", text)[0]
+    value = sql.ask(con, f"SELECT {formula} FROM (SELECT {n_seeds - 1} AS df, {numbers}::DOUBLE[] AS t)").item()
+    assert value == pytest.approx(stats.t.ppf(0.975, n_seeds - 1), abs=1e-4)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSS")])
+    assert sql.run(store, "few_shot_curve").select("n_seeds", "mean", "low", "sd").rows() == [(1, 1.0, None, None)]
+
+
+def test_per_class(con):
+    """alpha at one shot said SSS, SUW, UWS: malignant was right twice and called normal once, normal called benign."""
+    rows = _rows(con, "per_class", "class n_seeds precision recall f1", shots=1, model="alpha")
+    assert rows == [
+        ("benign", 3, pytest.approx(5 / 6), 1.0, pytest.approx(8 / 9)),
+        ("malignant", 3, pytest.approx(2 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3)),
+        ("normal", 3, 0.5, pytest.approx(2 / 3), pytest.approx(5 / 9)),
+    ]
+
+
+def test_paired_difference(con):
+    """Accuracy, alpha minus beta: 2/3, 0, 0 at one shot and 1/3, 0, 1/3 at two."""
+    columns = "shots held n_pairs mean sd worst best a_wins b_wins ties"
+    mean, sds = pytest.approx(2 / 9), [pytest.approx(math.sqrt(n) / 9) for n in (12, 3)]
+    assert _rows(con, "paired_difference", columns, a="alpha", b="beta", metric="accuracy") == [
+        (1, "linear-probe", 3, mean, sds[0], 0.0, pytest.approx(2 / 3), 1, 0, 2),
+        (2, "linear-probe", 3, mean, sds[1], 0.0, pytest.approx(1 / 3), 2, 0, 1),
+    ]
+    swapped = _rows(con, "paired_difference", "mean a_wins b_wins", a="beta", b="alpha", metric="accuracy")
+    assert swapped == [(pytest.approx(-2 / 9), 0, 1), (pytest.approx(-2 / 9), 0, 2)]
+
+
+def test_paired_difference_of_methods_holds_the_model(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSS"), ("beta", 1, 0, "SSS")])
+    runs = {r["model"]: r for r in store.read("runs").to_pylist()}
+    store.put(schema.RUNS, [{**runs["beta"], "model": "alpha", "model_id": MODEL_IDS["alpha"], "method": "knn",
+                             "parameters": '{"k": 2}'}], replace=True)  # fmt: skip
+    answer = sql.run(store, "paired_difference", {"a": "linear-probe", "b": "knn"})
+    assert answer.select("compared", "held", "n_pairs", "ties").rows() == [("method", "alpha", 1, 1)]
+
+
+def test_calibration_bins(con):
+    """alpha at one shot: five sure and right, two unsure and right, two at 0.7 and wrong."""
+    columns = "bin above up_to n confidence accuracy gap ece"
+    error = pytest.approx((2 * 0.5 + 2 * 0.7 + 5 * 0.2) / 9)
+    assert _rows(con, "calibration", columns, shots=1, model="alpha") == [
+        (5, 0.4, 0.5, 2, 0.5, 1.0, 0.5, error),
+        (7, 0.6, 0.7, 2, pytest.approx(0.7), 0.0, pytest.approx(-0.7), error),
+        (8, 0.7, 0.8, 5, pytest.approx(0.8), 1.0, pytest.approx(0.2), error),
+    ]
+
+
+def test_calibration_agrees_with_the_metric(con):
+    for model, shots in OUTCOMES:
+        asked = sql.ask(con, "calibration", {"model": model, "shots": shots, "bins": "15"})
+        runs = f"starts_with(run_id, 'run-{model}-{shots}')"
+        said = sql.ask(con, f"SELECT label, probabilities FROM predictions WHERE {runs}")
+        true = np.array([CLASSES.index(label) for label in said["label"]])
+        assert asked["ece"][0] == pytest.approx(ece(true, np.array(said["probabilities"].to_list()), 15))
+
+
+def test_confusion(con):
+    answer = sql.ask(con, "confusion", {"shots": 1, "model": "beta"})
+    matrix = answer.pivot("said", index="label", values="share").select(CLASSES).to_numpy()
+    np.testing.assert_allclose(matrix, np.array([[2, 1, 0], [0, 1, 2], [1, 0, 2]]) / 3)
+    assert set(answer["n_seeds"]) == {3}
+
+
+def test_hardest_images(con):
+    """Of 12 runs, malignant was missed by 5, always for normal; normal by 2, benign by 1."""
+    rows = _rows(con, "hardest_images", "image_id mostly_said n_runs share_wrong p_true lesion_area_px")
+    assert rows == [
+        ("toy/malignant-0004", "normal", 12, pytest.approx(5 / 12), pytest.approx(5.4 / 12), 197),
+        ("toy/normal-0004", "benign", 12, pytest.approx(2 / 12), pytest.approx(7.5 / 12), 0),
+        ("toy/benign-0004", "malignant", 12, pytest.approx(1 / 12), pytest.approx(8.1 / 12), 197),
+    ]
+    assert len(_rows(con, "hardest_images", "image_id", limit="1", method="linear-probe")) == 1
+
+
+def test_run_cost(con):
+    rows = _rows(con, "run_cost", "model shots n_runs total_s mean_s median_s longest_s per_test_image_ms n_labelled")
+    assert rows[:2] == [("alpha", 1, 3, 1.5, 0.5, 0.5, 0.5, pytest.approx(500 / 3), 6),
+                        ("alpha", 2, 3, 3.0, 1.0, 1.0, 1.0, pytest.approx(1000 / 3), 9)]  # fmt: skip
+
+
+def test_an_unfinished_run_is_in_no_answer(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSS")])
+    before = {name: sql.run(store, name, _required(name)) for name in OF_RUNS}
+    put_runs(store, [("alpha", 1, 1, "WWW")], status="failed")
+    for name, answer in before.items():
+        assert sql.run(store, name, _required(name)).equals(answer), name
