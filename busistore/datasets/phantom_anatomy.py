@@ -132,9 +132,9 @@ def _gland(breast: Breast, shape: tuple[int, int], shift: np.ndarray, noise: Noi
 def _muscle(breast: Breast, shape: tuple[int, int], shift: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray]:
     """Echo and reflectors of pectoral muscle: dark, with long bright fibres."""
     fibres = _warp(noise.smooth(shape, 4.0, 70), shift)
-    echo = breast.muscle_db + 2.4 * fibres + 2.0 * noise.smooth(shape, 25, 80)
+    echo = breast.muscle_db + 2.0 * fibres + 2.0 * noise.smooth(shape, 25, 80)
     strands = _fibres(noise, shape, shift, ((2.3, 18), (2.8, 34), (3.4, 64)), 0.9)
-    return echo, breast.septa * 0.085 * strands
+    return echo, breast.septa * 0.07 * strands
 
 
 def _fascia(depth: np.ndarray, thickness: float, noise: Noise) -> np.ndarray:

@@ -13,17 +13,18 @@ import numpy as np
 
 from busistore.datasets.phantom_speckle import Noise
 
-SHAPES = {"benign": {"oval": 0.72, "round": 0.16, "irregular": 0.12},
-          "malignant": {"oval": 0.17, "round": 0.10, "irregular": 0.73}}
+SHAPES = {"benign": {"oval": 0.68, "round": 0.16, "irregular": 0.16},
+          "malignant": {"oval": 0.22, "round": 0.10, "irregular": 0.68}}
 MARGINS = {"benign": {"circumscribed": 0.70, "indistinct": 0.16, "microlobulated": 0.10, "angular": 0.04},
            "malignant": {"circumscribed": 0.10, "indistinct": 0.22, "microlobulated": 0.20, "angular": 0.24,
                          "spiculated": 0.24}}
-PATTERNS = {"benign": {"anechoic": 0.30, "hypoechoic": 0.48, "isoechoic": 0.12, "heterogeneous": 0.10},
-            "malignant": {"hypoechoic": 0.50, "heterogeneous": 0.42, "isoechoic": 0.06, "anechoic": 0.02}}
-POSTERIORS = {"benign": {"enhancement": 0.42, "none": 0.50, "shadowing": 0.08},
-              "malignant": {"shadowing": 0.46, "none": 0.40, "enhancement": 0.14}}
+PATTERNS = {"benign": {"anechoic": 0.30, "hypoechoic": 0.44, "isoechoic": 0.14, "heterogeneous": 0.12},
+            "malignant": {"hypoechoic": 0.50, "heterogeneous": 0.40, "isoechoic": 0.08, "anechoic": 0.02}}
+POSTERIORS = {"benign": {"enhancement": 0.42, "none": 0.48, "shadowing": 0.10},
+              "malignant": {"shadowing": 0.42, "none": 0.44, "enhancement": 0.14}}
 NON_PARALLEL = {"benign": 0.07, "malignant": 0.40}
-HALO = {"benign": 0.06, "malignant": 0.42}
+HALO = {"benign": 0.08, "malignant": 0.38}
+ATYPICAL = 0.08  # share of lesions that look as those of the other class do
 SOFTNESS_PX = {"circumscribed": 0.9, "microlobulated": 1.3, "angular": 2.2, "spiculated": 3.0, "indistinct": 5.5}
 CALCIFIED = {"benign": 0.05, "malignant": 0.25}
 
@@ -61,7 +62,7 @@ def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
 def _half_axes(rng: np.random.Generator, label: str, shape: str, parallel: bool, size: tuple[int, int], scale: float):
     """Half-width and half-height in pixels; the ratio follows the shape and the orientation."""
     height, width = size
-    median, spread = (0.135, 0.38) if label == "benign" else (0.205, 0.34)
+    median, spread = (0.140, 0.40) if label == "benign" else (0.195, 0.36)
     if not parallel:
         ratio = rng.uniform(1.08, 1.40)
     elif shape == "round":
@@ -85,6 +86,8 @@ def sample_lesion(rng: np.random.Generator, label: str, size: tuple[int, int], s
                   on_edge: bool = False) -> Lesion:
     """Draw one lesion of a class ("benign" or "malignant") for a field of `size` (height, width) pixels."""
     height, width = size
+    if rng.random() < ATYPICAL:
+        label = "benign" if label == "malignant" else "malignant"
     shape, margin = _pick(rng, SHAPES[label]), _pick(rng, MARGINS[label])
     pattern, posterior = _pick(rng, PATTERNS[label]), _pick(rng, POSTERIORS[label])
     if pattern == "anechoic":
@@ -102,6 +105,14 @@ def sample_lesion(rng: np.random.Generator, label: str, size: tuple[int, int], s
     return Lesion(x, y, a, b, float(rng.normal(0, 0.16)), shape, margin, "parallel" if parallel else "not parallel",
                   pattern, posterior, bool(rng.random() < HALO[label]), bool(rng.random() < CALCIFIED[label]),
                   float(contrast), _posterior_db(rng, posterior, b), int(rng.integers(2**31)))
+
+
+def sample_mimic(rng: np.random.Generator, size: tuple[int, int]) -> Lesion:
+    """A flat lobule of fat in the gland, as dark as fat and vaguely bounded: it resembles a lesion and is none."""
+    lesion = sample_lesion(rng, "benign", size, small=True)
+    return replace(lesion, shape="oval", margin="indistinct", pattern="isoechoic", halo=False, calcified=False,
+                   half_height=lesion.half_width * float(rng.uniform(0.35, 0.55)),
+                   contrast_db=float(rng.uniform(-5.5, -1.0)), posterior_db=0.0)
 
 
 def _spikes(angle: np.ndarray, rng: np.random.Generator, n: int, width: tuple, height: tuple) -> np.ndarray:
