@@ -3,7 +3,7 @@
 SELECT
     method, model, protocol, device,
     count(*) AS n_runs,
-    sum(seconds) AS total_s,
+    round(sum(seconds), 6) AS total_s,
     median(seconds) AS median_s,
     max(seconds) AS longest_s,
     max(n_labelled) AS n_labelled_max

@@ -11,14 +11,14 @@ WITH said AS (
     FROM runs r JOIN predictions p USING (run_id)
     WHERE r.status = 'done' AND p.part = 'test'
         AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
-        AND ($protocol IS NULL OR r.protocol = $protocol) AND ($shots IS NULL OR r.shots = CAST($shots AS INTEGER))
+        AND ($protocol IS NULL OR r.protocol = $protocol) AND ($shots IS NULL OR coalesce(r.shots, 0) = CAST($shots AS INTEGER))
 )
 SELECT
     image_id, label,
     count(*) AS n_runs,
     count(*) FILTER (predicted <> label) AS n_wrong,
     mode(predicted ORDER BY predicted) FILTER (predicted <> label) AS said_instead,
-    avg(p_true) AS mean_probability_of_true_class
+    round(avg(p_true), 12) AS mean_probability_of_true_class
 FROM said
 GROUP BY image_id, label
 HAVING count(*) FILTER (predicted <> label) > 0

@@ -6,7 +6,7 @@
 WITH wide AS (
     SELECT
         r.run_id, r.dataset, r.split_id, r.protocol, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.parameters,
-        r.shots, r.n_test,
+        coalesce(r.shots, 0) AS shots, r.n_test,
         max(m.value) FILTER (m.metric = 'macro_f1') AS macro_f1,
         max(m.value) FILTER (m.metric = 'balanced_accuracy') AS balanced_accuracy,
         max(m.value) FILTER (m.metric = 'auroc_malignant_vs_benign') AS auroc_malignant_vs_benign,
@@ -25,12 +25,12 @@ SELECT
     dataset, split_id, protocol, method, model, model_id, recipe, recipe_id, parameters, shots,
     count(*) AS n_runs,
     max(n_test) AS n_test,
-    avg(macro_f1) AS macro_f1,
-    stddev_samp(macro_f1) AS macro_f1_sd,
-    avg(balanced_accuracy) AS balanced_accuracy,
-    avg(auroc_malignant_vs_benign) AS auroc_malignant_vs_benign,
-    avg(recall_malignant) AS recall_malignant,
-    avg(ece) AS ece
+    round(avg(macro_f1), 12) AS macro_f1,
+    round(stddev_samp(macro_f1), 12) AS macro_f1_sd,
+    round(avg(balanced_accuracy), 12) AS balanced_accuracy,
+    round(avg(auroc_malignant_vs_benign), 12) AS auroc_malignant_vs_benign,
+    round(avg(recall_malignant), 12) AS recall_malignant,
+    round(avg(ece), 12) AS ece
 FROM largest
 WHERE shots = coalesce(CAST($shots AS INTEGER), most)
 GROUP BY ALL

@@ -193,6 +193,35 @@ def _poison(store: Store, table: schema.Table, column_: str) -> None:
     store.put(table, rows, replace=True)
 
 
+def test_second_protocol_and_data_set_have_their_own_sections(tmp_path):
+    store = filled_store(tmp_path / "store")
+    runs = [r for r in store.read("runs").to_pylist() if r["model"] == "alpha"]
+    for table in (schema.PREDICTIONS, schema.METRICS):
+        rows = [r for r in store.read(table.name).to_pylist() if "alpha" in r["run_id"]]
+        store.put(table, [r | {"run_id": "strict-" + r["run_id"]} for r in rows])
+    store.put(schema.RUNS, [r | {"run_id": "strict-" + r["run_id"], "protocol": "strict"} for r in runs])
+    first = store.read("images").to_pylist()[0]
+    picture = store.files(schema.IMAGES)[first["image_id"]]
+    store.put(schema.IMAGES, [first | {"image_id": "other/normal-0001", "dataset": "other", "png": picture}])
+    seen = outline(report.build(store, tmp_path / "out"))
+    assert len(seen.ids) == len(set(seen.ids))
+    assert {f"{name}-2" for name in ("leaderboard", "roc", "learning-curves", "hardest-images")} <= set(seen.ids)
+    assert column(seen.tables["leaderboard-2"], "Encoder") == ["alpha"]
+    assert column(seen.tables["table-1-2"], "All")[0] == "1"
+
+
+def test_runs_without_shots_and_without_predictions_give_a_leaderboard(tmp_path):
+    """A zero-shot result taken from a paper: metrics alone."""
+    store = filled_store(tmp_path / "store")
+    runs = [r | {"shots": None, "seed": None} for r in store.read("runs").to_pylist()]
+    store.put(schema.RUNS, runs, replace=True)
+    store.delete("predictions", "true")
+    seen = outline(report.build(store, tmp_path / "out"))
+    assert column(seen.tables["leaderboard"], "Shots") == ["0", "0"]
+    assert "learning-curves" in seen.ids
+    assert "roc" not in seen.ids
+
+
 # Numbers
 
 
@@ -259,19 +288,29 @@ def test_learning_curve_points_are_means_over_seeds(store, page):
 def test_intervals_fall_back_to_seeds_without_predictions():
     row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
     values = pl.DataFrame([row | {"run_id": "1", "value": 0.4}, row | {"run_id": "2", "value": 0.6}])
-    nothing = pl.DataFrame(schema=dict.fromkeys(("run_id", "image_id", "group_id", "label", "predicted"), pl.String))
-    (point,) = curves.points(values, nothing)
+    (point,) = curves.points(values, None)
     half = 12.706204736432095 * math.sqrt(0.02) / math.sqrt(2)  # t(0.975, 1 degree of freedom)
     assert (point.mean, point.interval, point.n_seeds) == (pytest.approx(0.5), curves.STUDENT, 2)
     assert (point.low, point.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
+def test_interval_of_one_seed_is_not_said_to_cover_seeds():
+    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 0}
+    values = pl.DataFrame([row | {"run_id": "1", "value": 0.5}])
+    said = [("x", "a", "a"), ("y", "a", "b"), ("z", "b", "b")]
+    columns = ("image_id", "label", "predicted")
+    outcomes = pl.DataFrame([dict(zip(columns, row)) | {"run_id": "1", "group_id": row[0]} for row in said])
+    (point,) = curves.points(values, outcomes)
+    assert (point.interval, point.n_seeds) == (curves.ONE_WAY, 1)
+    assert point.low <= point.mean <= point.high
+
+
 def test_chance_is_the_expected_f1_of_a_uniform_guess():
     """Three classes of equal size: precision and recall are both 1/3. Unequal: worked by hand."""
-    assert curves.chance(["a", "b", "c"], "macro_f1") == pytest.approx(1 / 3)
-    assert curves.chance(["a", "a", "a", "b"], "macro_f1") == pytest.approx((0.6 + 1 / 3) / 2)
-    assert curves.chance([], "macro_f1") is None
-    assert curves.chance(["a"], "auroc_malignant_vs_benign") == 0.5
+    assert curves.chance({"a": 5, "b": 5, "c": 5}, "macro_f1") == pytest.approx(1 / 3)
+    assert curves.chance({"a": 3, "b": 1}, "macro_f1") == pytest.approx((0.6 + 1 / 3) / 2)
+    assert curves.chance({}, "macro_f1") is None
+    assert curves.chance({"a": 1}, "auroc_malignant_vs_benign") == 0.5
 
 
 def test_mean_roc_by_hand():

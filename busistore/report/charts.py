@@ -8,7 +8,7 @@ import polars as pl
 from busistore.metrics import auroc
 from busistore.report.parts import decimal
 from busistore.report.settings import Setting
-from busistore.report.style import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Panel, drawing, panel
+from busistore.report.style import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Panel, drawing, panel, short, title
 from busistore.stats import reliability_curve, roc_curve
 
 GRID_POINTS = 200
@@ -37,12 +37,13 @@ def confusion(rows: pl.DataFrame, classes: list[str], setting: Setting) -> Panel
             axes.text(j, i + 0.24, f"{matrix[i, j]:.1f}", ha="center", va="center", color=colour, fontsize=9.5)
         ticks = range(len(classes))
         axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), aspect="equal")
-        axes.set_xticks(ticks, classes)
-        axes.set_yticks(ticks, classes, rotation=90, va="center")
+        names = [short(c, 11) for c in classes]
+        axes.set_xticks(ticks, names)
+        axes.set_yticks(ticks, names, rotation=90, va="center")
         axes.set(xlabel="Predicted class", ylabel="True class")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{setting.how}\n{setting.where}", loc="left", fontsize=11.5)
+        axes.set_title(title(setting.how, setting.where), loc="left", fontsize=11.5)
         return panel(figure, _confusion_alt(shares, classes, setting))
 
 
@@ -97,11 +98,11 @@ def roc(curves: dict[str, tuple[np.ndarray, np.ndarray, float]], methods: list[s
             colour = SERIES[methods.index(method) % len(SERIES)]
             axes.plot(x, y, color=colour)
             place = 0.05 + 0.075 * (len(ranked) - 1 - k)
-            axes.text(0.98, place, f"{method}  {decimal(area)}", ha="right", color=colour, fontsize=10.5,
+            axes.text(0.98, place, f"{short(method, 26)}  {decimal(area)}", ha="right", color=colour, fontsize=10.5,
                       fontweight="bold", bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 1})  # fmt: skip
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set(xlabel="1 \N{MINUS SIGN} specificity", ylabel="Sensitivity (malignant)")
-        axes.set_title(f"ROC, with area under the curve\n{where}", loc="left", fontsize=11.5)
+        axes.set_title(title("ROC, with area under the curve", where), loc="left", fontsize=11.5)
         areas = ", ".join(f"{method} {decimal(area)}" for method, (_, _, area) in ranked)
         return panel(figure, f"ROC curves of {where}, malignant against benign; area under the curve: {areas}.")
 
@@ -123,7 +124,7 @@ def reliability(rows: pl.DataFrame, setting: Setting, error: float | None) -> Pa
         top.plot(score[~full], share[~full], color=SERIES[0], marker=MARKERS[0], fillstyle="none", linestyle="none")
         top.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="Share right")
         top.text(0.03, 0.9, f"ECE {decimal(error)}", color=INK, fontsize=11, fontweight="bold")
-        top.set_title(f"{setting.how}\n{setting.where}", loc="left", fontsize=11.5)
+        top.set_title(title(setting.how, setting.where), loc="left", fontsize=11.5)
         below.hist(sure, np.linspace(0, 1, N_BINS + 1), color=SERIES[0], alpha=0.75, edgecolor=GRID, linewidth=0.5)
         below.set(xlabel="Probability of the predicted class", ylabel="Predictions")
         below.locator_params(axis="y", nbins=2)

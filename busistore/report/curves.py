@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,13 @@ import polars as pl
 
 from busistore.report.parts import decimal
 from busistore.report.settings import COLUMNS, Setting, key
-from busistore.report.style import INK, MARKERS, MUTED, SERIES, Panel, drawing, panel
+from busistore.report.style import INK, MARKERS, MUTED, SERIES, Panel, drawing, panel, short, title
 from busistore.stats import mean_interval, two_way_interval
 
 METRICS = {"macro_f1": "Macro-F1", "auroc_malignant_vs_benign": "AUROC, malignant vs benign"}
 TWO_WAY = "seeds × groups"
+ONE_WAY = "groups of test images"
 STUDENT = "Student t over seeds"
-MOST_ROWS = 1_000_000  # predictions resampled; beyond, minutes would be spent on intervals
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class Point:
     interval: str
 
 
-def points(values: pl.DataFrame, outcomes: pl.DataFrame) -> list[Point]:
+def points(values: pl.DataFrame, outcomes: pl.DataFrame | None) -> list[Point]:
     """One point for each setting, metric and number of shots.
 
     Args:
         values: rows of `report_curves`, one per run and metric.
-        outcomes: rows of `report_outcomes`, one per run and test image; without them macro-F1 has the interval over
-            seeds alone.
+        outcomes: rows of `report_outcomes`, one per run and test image; None gives macro-F1 the interval over seeds
+            alone.
     """
-    runs = {run: rows for (run,), rows in outcomes.sort("image_id").group_by("run_id")}
-    runs = runs if outcomes.height <= MOST_ROWS else {}
+    by_run = outcomes.sort("image_id").group_by("run_id") if outcomes is not None else ()
+    runs = {run: rows for (run,), rows in by_run}
     kept = []
     for (*_, metric, shots), rows in values.group_by([*COLUMNS, "metric", "shots"], maintain_order=True):
         setting, of_runs = key(rows.row(0, named=True)), [runs.get(run) for run in rows["run_id"]]
         found = _two_way(of_runs, metric) if metric == "macro_f1" else None
-        how = TWO_WAY if found else STUDENT
+        how = STUDENT if not found else TWO_WAY if rows.height > 1 else ONE_WAY
         mean, low, high, _ = mean_interval(rows["value"].to_list())
         low, high = (found.low, found.high) if found else (low, high)
         kept.append(Point(setting, metric, shots, mean, low, high, rows.height, how))
@@ -65,14 +65,18 @@ def _two_way(runs: Sequence[pl.DataFrame | None], metric: str):
     return two_way_interval(true, said, runs[0]["group_id"].to_list(), len(classes), metric)
 
 
-def chance(labels: Iterable[str], metric: str) -> float | None:
-    """What a uniform guess between the classes is expected to reach, with no training at all."""
+def chance(images: Mapping[str, float], metric: str) -> float | None:
+    """What a uniform guess between the classes is expected to reach, with no training; `images` counts each class.
+
+    >>> chance({"benign": 2, "malignant": 2}, "macro_f1")
+    0.5
+    """
     if metric != "macro_f1":
         return 0.5
-    labels = list(labels)
-    shares = [labels.count(c) / len(labels) for c in sorted(set(labels))]
-    guess = 1 / len(shares) if shares else 0
-    return sum(2 * p * guess / (p + guess) for p in shares) / len(shares) if shares else None
+    if not images:
+        return None
+    guess, total = 1 / len(images), sum(images.values())
+    return sum(2 * guess * n / (n + guess * total) for n in images.values()) / len(images)
 
 
 def panels(found: list[Point], names: dict[tuple, Setting], chances: dict[str, float | None]) -> list[Panel]:
@@ -111,7 +115,7 @@ def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list
         axes.set_xlim(_place(shots[0]) - 0.25, last + 0.25)
         axes.set_ylim(*limits)
         axes.set_xlabel("Labelled images per class")
-        axes.set_title(f"{METRICS[metric]}\n{where}", loc="left", fontsize=11.5, color=INK)
+        axes.set_title(title(METRICS[metric], where), loc="left", fontsize=11.5, color=INK)
         _label_ends(axes, ends, limits, last + 0.25)
         if guess is not None and limits[0] <= guess <= limits[1]:
             axes.axhline(guess, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -140,8 +144,8 @@ def _label_ends(axes, ends: list[tuple[float, str, str]], limits: tuple[float, f
     gap = 0.072 * (limits[1] - limits[0])
     places = spread([y for y, _, _ in ends], gap, limits[1] - gap / 2)
     for (_, name, colour), y in zip(ends, places):
-        axes.annotate(name, (x, y), (3, 0), "data", "offset points", va="center", color=colour, fontsize=10.5,
-                      annotation_clip=False, fontweight="bold")  # fmt: skip
+        axes.annotate(short(name, 24), (x, y), (3, 0), "data", "offset points", va="center", color=colour,
+                      fontsize=10.5, annotation_clip=False, fontweight="bold")  # fmt: skip
 
 
 def spread(wanted: list[float], gap: float, highest: float = np.inf) -> list[float]:

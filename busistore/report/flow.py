@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from busistore.report.parts import count
-from busistore.report.style import COLOURS, GRID, INK, MUTED, PAPER, Panel
+from busistore.report.style import COLOURS, FONT, GRID, INK, MUTED, PAPER, Panel
 
 WIDTH, HEIGHT = 158, 82  # of a box
 ARROWS = (
@@ -91,7 +91,7 @@ def _box(box: Box, x: int, y: int) -> str:
     size = 12 if len(box.detail) < 26 else 10.5
     lines = ((26, 13, 600, INK, box.name), (50, 21, 600, colour, count(box.n)), (70, size, 400, MUTED, box.detail))
     text = "".join(
-        f'<text x="{middle:g}" y="{y + down}" style="font: {weight} {px:g}px var(--font, sans-serif); '
+        f'<text x="{middle:g}" y="{y + down}" style="font: {weight} {px:g}px {FONT}; '
         f'text-anchor: middle; fill: {fill}">{escape(words)}</text>'
         for down, px, weight, fill, words in lines
     )

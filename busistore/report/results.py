@@ -14,6 +14,7 @@ from busistore.report.settings import COLUMNS, Setting, key, name_settings
 from busistore.report.sources import Source, Sources
 
 MOST_ARMS = 6
+MOST_OUTCOMES = 1_000_000  # predictions that intervals resample; beyond, their CSV alone would be 60 MB
 MOST_PANELS = 12
 MOST_PICTURES = 12
 EVALUATE = "busistore evaluate --method linear-probe --model efficientnet-lite0 --shots 1,2,4,8,16,32 --seeds 10"
@@ -50,9 +51,10 @@ def arms(sources: Sources) -> list[Arm]:
         arm = Arm(row, at, "" if k == 0 else f"-{k + 1}")
         arm.board = sources.ask("leaderboard" + arm.suffix, "report_leaderboard", **at).rows()
         values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at)
-        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at)
+        few = row["n_runs"] * (row["n_test"] or 0) <= MOST_OUTCOMES
+        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at).frame if few else None
         arm.names = name_settings(arm.board)
-        arm.points = curves.points(values.frame, outcomes.frame)
+        arm.points = curves.points(values.frame, outcomes)
         found.append(arm)
     return found
 
@@ -60,6 +62,9 @@ def arms(sources: Sources) -> list[Arm]:
 def sections(sources: Sources, found: list[Arm]) -> list[Section]:
     """One section for each comparison, and one on what the runs cost."""
     made = [_of_arm(sources, arm, len(found) > 1) for arm in found]
+    left = sources.asked["comparisons"].frame.height - len(found)
+    if left:
+        made[-1].words.append(f"{count(left)} more comparisons, of fewer runs, are in the store and not shown here.")
     if not made:
         made = [Section("results", "Results", missing="There are no finished runs yet.", command=EVALUATE)]
     return [*made, _cost(sources)]
@@ -72,9 +77,14 @@ def _of_arm(sources: Sources, arm: Arm, several: bool) -> Section:
              f"shots, {count(r['n_test'])} test images of {r['dataset']} (split {r['split_id']}, protocol "
              f"{r['protocol']}). Unless a figure says otherwise it shows {arm.shots} labelled images per class.")
     section = Section("results" + arm.suffix, title, [words.replace("1 settings", "1 setting")])
-    section.items += [_leaderboard(sources, arm), _curves(sources, arm)]
+    if not arm.points:
+        section.missing, section.command = "The runs have no metrics yet.", "busistore verify"
+        return section
     at_most = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=arm.shots)
-    section.items += [_confusion(sources, arm), *_roc(at_most, arm), _reliability(at_most, arm)]
+    confusion = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=arm.shots)
+    section.items += [_leaderboard(sources, arm), _curves(sources, arm, confusion)]
+    if at_most.frame.height:
+        section.items += [_confusion(confusion, arm), *_roc(at_most, arm), _reliability(at_most, arm)]
     section.items += _hardest(sources, arm)
     return section
 
@@ -96,8 +106,13 @@ def _leaderboard(sources: Sources, arm: Arm) -> Table:
                       count(r["n_runs"])])  # fmt: skip
     how = sorted({p.interval for p in arm.points if p.metric == "macro_f1"})
     note = f"Means over support sets; interval: {' or '.join(how)}. M: malignant, B: benign. ECE: lower is better."
-    used = [sources.asked[name + arm.suffix] for name in ("leaderboard", "outcomes")]
+    used = _asked(sources, arm, "leaderboard", "outcomes")
     return Table("leaderboard" + arm.suffix, "Leaderboard", head, lines, used, note)
+
+
+def _asked(sources: Sources, arm: Arm, *names: str) -> list[Source]:
+    """Those of the answers that were asked for."""
+    return [sources.asked[n + arm.suffix] for n in names if n + arm.suffix in sources.asked]
 
 
 def with_interval(value: float | None, point: Point | None) -> str:
@@ -107,11 +122,12 @@ def with_interval(value: float | None, point: Point | None) -> str:
     return f"{decimal(value)} ({decimal(point.low)}–{decimal(point.high)})"
 
 
-def _curves(sources: Sources, arm: Arm) -> Figure:
-    values, outcomes = (sources.asked[name + arm.suffix] for name in ("learning-curves", "outcomes"))
-    first = outcomes.frame.filter(pl.col("run_id") == outcomes.frame["run_id"][0]) if outcomes.frame.height else None
-    labels = first["label"].to_list() if first is not None else []
-    chances = {metric: curves.chance(labels, metric) for metric in METRICS}
+def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
+    used = _asked(sources, arm, "learning-curves", "outcomes")
+    best = next((k for k, _ in _best(arm)), key(arm.board[0]))
+    of_best = _of_setting(confusion.frame, best)
+    tested = dict(of_best.group_by("label", maintain_order=True).agg(pl.sum("n_mean")).rows())
+    chances = {metric: curves.chance(tested, metric) for metric in METRICS}
     drawn = curves.panels(arm.points, arm.names, chances)
     kinds = {metric: sorted({p.interval for p in arm.points if p.metric == metric}) for metric in METRICS}
     bands = "; ".join(f"{METRICS[m]}: {' or '.join(k)}" for m, k in kinds.items() if k)
@@ -120,7 +136,8 @@ def _curves(sources: Sources, arm: Arm) -> Figure:
                "Student t covers new support sets on these test images only. Dashed: a uniform guess between the "
                "classes, with no training.")  # fmt: skip
     encoders = len({n.where for n in arm.names.values()})
-    return Figure(values.name, "Learning curves", caption, drawn, [values, outcomes], min(encoders, 3), _points(arm))
+    name = "learning-curves" + arm.suffix
+    return Figure(name, "Learning curves", caption, drawn, used, min(encoders, 3), _points(arm))
 
 
 def _points(arm: Arm) -> Table:
@@ -137,8 +154,7 @@ def _of_setting(frame: pl.DataFrame, setting: tuple) -> pl.DataFrame:
     return frame.filter(pl.all_horizontal(pl.col(c) == v for c, v in zip(COLUMNS, setting)))
 
 
-def _confusion(sources: Sources, arm: Arm) -> Figure:
-    source = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=arm.shots)
+def _confusion(source: Source, arm: Arm) -> Figure:
     classes = sorted(set(source.frame["label"]) | set(source.frame["predicted"]))
     drawn = [charts.confusion(_of_setting(source.frame, k), classes, name) for k, name in _best(arm)]
     caption = (f"Means over support sets at {arm.shots} shots. Each cell: share of the true class (row), and below it "

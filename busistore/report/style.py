@@ -81,6 +81,20 @@ def panel(figure, alt: str) -> Panel:
     return Panel(tidy(buffer.getvalue()), alt)
 
 
+def short(text: str, most: int) -> str:
+    """A text cut to at most so many characters, for places in a drawing.
+
+    >>> short("malignant", 9), short("malignant", 5)
+    ('malignant', 'mali…')
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def title(first: str, second: str, most: int = 46) -> str:
+    """Two lines over a panel, each cut to what fits."""
+    return f"{short(first, most)}\n{short(second, most)}"
+
+
 def tidy(svg: str) -> str:
     """The bare <svg> element: no declarations, names of spaces, metadata or fixed size; ids only where used."""
     svg = svg[svg.index("<svg") :]
