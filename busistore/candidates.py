@@ -26,6 +26,9 @@ class Search:
     """Smallest normalised cross-correlation of two thumbnails of 64 x 64 px."""
     min_cosine: float = 0.92
     """Smallest cosine of two embeddings."""
+    side_px: int = 384
+    """Longest side at which local descriptors are taken: coarser than registration, since fine speckle does not
+    survive resampling."""
     n_local: int = 256
     """Descriptors kept per image, the strongest first, to find frames that were cropped again."""
     n_tables: int = 16

@@ -102,6 +102,7 @@ def signatures(
     from PIL import Image
 
     n_local = settings.search.n_local
+    coarse = replace(settings.registration, side_px=settings.search.side_px)
     signs = Signatures(
         digests=[],
         hashes=np.zeros((2, n, 8), np.uint8),
@@ -115,7 +116,7 @@ def signatures(
         for route, compute in enumerate((imagehash.phash, imagehash.dhash)):
             signs.hashes[route, k] = np.packbits(compute(picture).hash)
         signs.thumbs[k] = cv2.resize(gray, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).ravel()
-        local = features(gray, settings.registration).descriptors[:n_local]
+        local = features(gray, coarse).descriptors[:n_local]
         signs.descriptors[k, : len(local)] = local
         signs.n_descriptors[k] = len(local)
         if progress:
