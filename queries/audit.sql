@@ -26,10 +26,12 @@ WITH checks AS (
     SELECT dataset, 1 AS position, '' AS value, 1 AS n, NULL AS example FROM images
     UNION ALL SELECT dataset, 2, label, 1, NULL FROM images
     UNION ALL SELECT dataset, 3, mode, 1, image_id FROM images
-    UNION ALL SELECT dataset, 4, format('{} to {} px, median {:.0f}', min(width_px), max(width_px), median(width_px)),
-        count(*), NULL FROM images GROUP BY dataset
-    UNION ALL SELECT dataset, 5, format('{} to {} px, median {:.0f}', min(height_px), max(height_px), median(height_px)),
-        count(*), NULL FROM images GROUP BY dataset
+    UNION ALL SELECT dataset, 4, format(
+        '{} to {} px, median {:.0f}', min(width_px), max(width_px), median(width_px)), count(*), NULL
+        FROM images GROUP BY dataset
+    UNION ALL SELECT dataset, 5, format(
+        '{} to {} px, median {:.0f}', min(height_px), max(height_px), median(height_px)), count(*), NULL
+        FROM images GROUP BY dataset
     UNION ALL SELECT dataset, 6, label, 1, image_id FROM images
         WHERE image_id NOT IN (SELECT image_id FROM masks WHERE source_id = 'truth')
     UNION ALL SELECT dataset, 7, label, 1, image_id FROM facts WHERE n_masks > 1
@@ -40,15 +42,18 @@ WITH checks AS (
     UNION ALL SELECT dataset, 12, '', n, ids FROM same_pixels
     UNION ALL SELECT dataset, 13, grouping, n, format('{} ({:.3f})', ids, most) FROM alike
     UNION ALL SELECT dataset, 14, grouping, n, ids FROM alike WHERE spans
+    UNION ALL SELECT DISTINCT dataset, p.position, 'not searched yet', NULL, NULL
+        FROM images, (VALUES (13), (14)) p(position) WHERE dataset NOT IN (SELECT dataset FROM groups WHERE dataset IS NOT NULL)
     UNION ALL SELECT dataset, 15, '', 1, key FROM named WHERE of_mask
     UNION ALL SELECT dataset, 16, reason, 1, key FROM named WHERE NOT of_mask
 ), datasets AS (
     SELECT dataset FROM images UNION SELECT dataset FROM named
 )
 SELECT
-    d.dataset, c.finding, coalesce(f.value, '') AS value, coalesce(sum(f.n), 0)::BIGINT AS n,
+    d.dataset, c.finding, coalesce(f.value, '') AS value,
+    (CASE WHEN count(f.position) = 0 THEN 0 ELSE sum(f.n) END)::BIGINT AS n,
     CASE WHEN c.position BETWEEN 11 AND 14 THEN count(f.example) END AS n_sets,
-    coalesce(array_to_string(list_sort(list(f.example))[:3], '; '), '') AS examples
+    replace(coalesce(array_to_string(list_sort(list(f.example))[:3], '; '), ''), d.dataset || '/', '') AS examples
 FROM datasets d CROSS JOIN checks c LEFT JOIN found f ON f.dataset = d.dataset AND f.position = c.position
 WHERE $dataset IS NULL OR d.dataset = $dataset
 GROUP BY d.dataset, c.position, c.finding, f.value

@@ -2,7 +2,9 @@
 -- $dataset: one data set (default: all)
 -- $split_id: one split (default: all)
 WITH counted AS (
-    SELECT dataset, split_id, source, part, label, count(*) AS n_images, count(DISTINCT group_id) AS n_groups, seed, grouping
+    SELECT
+        dataset, split_id, source, part, label, count(*) AS n_images, count(DISTINCT group_id) AS n_groups, seed,
+        grouping
     FROM splits GROUP BY ALL
 )
 SELECT

@@ -91,27 +91,40 @@ def test_failures(con):
 
 def test_audit(con):
     found = {(r["finding"], r["value"]): (r["n"], r["n_sets"], r["examples"]) for r in sql.ask(con, "audit").to_dicts()}
-    frame = "toy/benign-0001 ~ toy/benign-0002 ~ toy/malignant-0001"
+    frame = "benign-0001 ~ benign-0002 ~ malignant-0001"
     assert found == {
         ("images", ""): (12, None, ""),
         ("images of a class", "benign"): (4, None, ""),
         ("images of a class", "malignant"): (4, None, ""),
         ("images of a class", "normal"): (4, None, ""),
-        ("image mode", "L"): (11, None, "toy/benign-0001; toy/benign-0002; toy/benign-0004"),
-        ("image mode", "RGB"): (1, None, "toy/benign-0003"),
+        ("image mode", "L"): (11, None, "benign-0001; benign-0002; benign-0004"),
+        ("image mode", "RGB"): (1, None, "benign-0003"),
         ("image width", "48 to 60 px, median 54"): (12, None, ""),
         ("image height", "40 to 44 px, median 42"): (12, None, ""),
         ("image without a mask", ""): (0, None, ""),
-        ("several masks", "benign"): (1, None, "toy/benign-0002"),
-        ("several lesions", "benign"): (1, None, "toy/benign-0002"),
-        ("lesion touches the edge", "malignant"): (1, None, "toy/malignant-0003"),
-        ("empty mask", "benign"): (1, None, "toy/benign-0003"),
-        ("empty mask", "normal"): (4, None, "toy/normal-0001; toy/normal-0002; toy/normal-0003"),
-        ("identical files", ""): (2, 1, "toy/benign-0001 = toy/malignant-0001"),
-        ("identical pixels, other file", ""): (2, 1, "toy/normal-0001 = toy/normal-0002"),
+        ("several masks", "benign"): (1, None, "benign-0002"),
+        ("several lesions", "benign"): (1, None, "benign-0002"),
+        ("lesion touches the edge", "malignant"): (1, None, "malignant-0003"),
+        ("empty mask", "benign"): (1, None, "benign-0003"),
+        ("empty mask", "normal"): (4, None, "normal-0001; normal-0002; normal-0003"),
+        ("identical files", ""): (2, 1, "benign-0001 = malignant-0001"),
+        ("identical pixels, other file", ""): (2, 1, "normal-0001 = normal-0002"),
         ("near-duplicates", "frames-000000000001"): (
-            5, 2, f"{frame} (1.000); toy/normal-0001 ~ toy/normal-0002 (1.000)"),
+            5, 2, f"{frame} (1.000); normal-0001 ~ normal-0002 (1.000)"),
         ("near-duplicates across classes", "frames-000000000001"): (3, 1, frame),
-        ("mask of another size", ""): (1, None, "toy/benign (8).png"),
-        ("not taken for another reason", "truncated file"): (1, None, "toy/benign (9).png"),
+        ("mask of another size", ""): (1, None, "benign (8).png"),
+        ("not taken for another reason", "truncated file"): (1, None, "benign (9).png"),
     }  # fmt: skip
+
+
+def test_audit_tells_a_search_that_found_nothing_from_none(tmp_path):
+    store = filled_store(tmp_path / "store")
+    image = sql.run(store, "SELECT * FROM images LIMIT 1").to_dicts()[0]
+    store.put(schema.IMAGES, [{**image, "image_id": "new/benign-0001", "dataset": "new", "png": b""}])
+    new = {"image_id": "new/benign-0001", "grouping": "frames-1", "dataset": "new", "group_id": "G", "size": 1}
+    asked = "near-duplicates"
+    before = sql.run(store, "audit", {"dataset": "new"}).filter(pl.col("finding") == asked)
+    assert before.select("value", "n").rows() == [("not searched yet", None)]
+    store.put(schema.GROUPS, [new])
+    after = sql.run(store, "audit", {"dataset": "new"}).filter(pl.col("finding") == asked)
+    assert after.select("value", "n").rows() == [("", 0)]
