@@ -43,7 +43,8 @@ WITH checks AS (
     UNION ALL SELECT dataset, 13, grouping, n, format('{} ({:.3f})', ids, most) FROM alike
     UNION ALL SELECT dataset, 14, grouping, n, ids FROM alike WHERE spans
     UNION ALL SELECT DISTINCT dataset, p.position, 'not searched yet', NULL, NULL
-        FROM images, (VALUES (13), (14)) p(position) WHERE dataset NOT IN (SELECT dataset FROM groups WHERE dataset IS NOT NULL)
+        FROM images, (VALUES (13), (14)) p(position)
+        WHERE dataset NOT IN (SELECT dataset FROM groups WHERE dataset IS NOT NULL)
     UNION ALL SELECT dataset, 15, '', 1, key FROM named WHERE of_mask
     UNION ALL SELECT dataset, 16, reason, 1, key FROM named WHERE NOT of_mask
 ), datasets AS (
