@@ -78,7 +78,7 @@ def _of_arm(sources: Sources, arm: Arm, several: bool) -> Section:
              f"{r['protocol']}). Unless a figure says otherwise it shows {arm.shots} labelled images per class.")
     section = Section("results" + arm.suffix, title, [words.replace("1 settings", "1 setting")])
     if not arm.points:
-        section.missing, section.command = "The runs have no metrics yet.", "busistore verify"
+        section.missing, section.command = "The runs have no metrics yet.", EVALUATE
         return section
     at_most = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=arm.shots)
     confusion = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=arm.shots)

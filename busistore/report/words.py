@@ -83,8 +83,8 @@ def _run_limits(arm: Arm) -> list[str]:
     if arm.row["n_seeds"] < 5:
         said.append(f"With {plural(arm.row['n_seeds'], 'support set')} at each number of shots, the spread over "
                     "support sets is hardly known.")
-    said.append("All runs share one split; intervals cover new support sets and new test images of the same source, "
-                "not other hospitals, devices or splits.")
+    said.append("Runs that are compared share one split; intervals cover new support sets and new test images of the "
+                "same source, not other hospitals, devices or splits.")
     return said
 
 
@@ -99,7 +99,7 @@ def methods(sources: Sources, chosen: list[dict[str, Any]], arms: list[Arm]) -> 
     if settings.frame.height:
         section.items.append(_settings_table(settings))
     if not section.words:
-        section.missing, section.command = "Nothing was made yet.", "busistore run --help"
+        section.missing, section.command = "Nothing was made yet.", "busistore ingest busi PATH --audit"
     return section
 
 
