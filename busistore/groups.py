@@ -64,6 +64,8 @@ def find_pairs(
         n_images: N, needed where `images` is a function.
     """
     load, n = _loader(images, n_images)
+    if embeddings is not None and len(embeddings) != n:
+        raise ValueError(f"{len(embeddings)} embeddings for {n} images")
     signs = signatures((load(k) for k in range(n)), n, settings, progress)
     copies = list(_copies(signs.digests))
     first = np.array([same[0] for same in copies], dtype=np.int64)

@@ -83,6 +83,11 @@ def test_embeddings_propose_but_registration_decides():
     assert (pair.a, pair.b, pair.reason) == (0, 1, "cosine")
 
 
+def test_embeddings_must_be_as_many_as_the_images():
+    with pytest.raises(ValueError, match="2 embeddings for 1 images"):
+        find_pairs([speckle(0)], embeddings=np.ones((2, 5)))
+
+
 def test_progress_counts_both_stages_to_their_end():
     calls = []
     find_pairs(album()[:7], progress=lambda *call: calls.append(call))

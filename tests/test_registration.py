@@ -62,7 +62,7 @@ def test_alignment_finds_the_crop_offset():
     np.testing.assert_allclose(transform, [[1, 0, 60], [0, 1, 40]], atol=0.3)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (5, 5), (31, 31), (400, 400)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2, 3000), (5, 5), (31, 31), (400, 400)])
 def test_images_without_key_points_have_no_similarity(shape):
     blank = np.full(shape, 7, np.uint8)
     assert len(features(blank, RULES).points) == 0
