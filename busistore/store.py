@@ -134,6 +134,8 @@ class Store:
                 the store cannot be written.
         """
         source = checked(table, rows)
+        if not replace:
+            source = self._new(table, source)
         if not source.num_rows:
             return 0
         with _readable_errors(self.path):
@@ -142,6 +144,12 @@ class Store:
                 merge = merge.when_matched_update_all()
             result = merge.execute(_with_key_marks(table, source))
         return result.num_inserted_rows + result.num_updated_rows
+
+    def _new(self, table: Table, source: pa.Table) -> pa.Table:
+        """The rows whose key is not stored: a merge of nothing new would still commit a version."""
+        stored = self.keys(table)
+        keys = zip(*(source[name].to_pylist() for name in table.key))
+        return source.filter(pa.array([key not in stored for key in keys], pa.bool_()))
 
     def delete(self, table: str, where: str) -> None:
         """Remove the rows that satisfy a Lance filter; nothing happens where there are none."""

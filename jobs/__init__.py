@@ -59,8 +59,8 @@ class Shards:
     A shard is written when it is large or old enough, and at the end; an interrupt writes what is whole first.
     """
 
-    def __init__(self, store: Store, report: Report, tables: tuple[Table, ...]):
-        self.store, self.report, self.tables = store, report, tables
+    def __init__(self, store: Store, report: Report, tables: tuple[Table, ...], n_rows: int = SHARD_ROWS):
+        self.store, self.report, self.tables, self.n_rows = store, report, tables, n_rows
         self._clear()
 
     def _clear(self) -> None:
@@ -77,7 +77,7 @@ class Shards:
 
     def checkpoint(self) -> None:
         """Write the shard if it is due. Called between units of work, so that no unit is ever cut by a commit."""
-        if len(self.done) >= SHARD_ROWS or time.monotonic() - self.since > SHARD_S:
+        if len(self.done) >= self.n_rows or time.monotonic() - self.since > SHARD_S:
             self.flush()
 
     def refuse(self, key: str, reason: str) -> None:

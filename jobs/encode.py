@@ -20,7 +20,7 @@ import numpy as np
 from busistore import models, pixels
 from busistore.errors import BusistoreError
 from busistore.ids import canonical_json
-from busistore.jobs import Report, Shards, Track, chosen, columns, silent
+from busistore.jobs import SHARD_ROWS, Report, Shards, Track, chosen, columns, silent
 from busistore.jobs.preprocess import preprocess
 from busistore.preprocess import recipes
 from busistore.schema import MODELS, PREPROCESSED, Table, embeddings_name, embeddings_table
@@ -36,6 +36,7 @@ def encode(
     device: str = "cpu",
     precision: str = "fp32",
     batch_size: int = 16,
+    shard_rows: int = SHARD_ROWS,
     only: set[str] | None = None,
     only_errors: bool = False,
     dry_run: bool = False,
@@ -46,6 +47,7 @@ def encode(
     Images without a picture under the recipe get one first. The network is loaded only if something is missing.
 
     Args:
+        shard_rows: vectors in one commit; fewer lose less to a kill, more keep the store smaller.
         only: image ids to stay within; all by default.
         only_errors: only the images that failed before.
     """
@@ -65,7 +67,7 @@ def encode(
         encoder = models.load(located, device)
         table = embeddings_table(located.model_id, recipe_id, located.spec.dim)
         store.put(MODELS, [_model_row(located)])
-        with Shards(store, report, (table,)) as shards, track(f"encode {model}", len(missing)) as advance:
+        with Shards(store, report, (table,), shard_rows) as shards, track(f"encode {model}", len(missing)) as advance:
             for ids, squares in _batches(store, recipe_id, missing, batch_size):
                 vectors = encoder.encode(squares)
                 for image_id, vector in zip(ids, vectors, strict=True):

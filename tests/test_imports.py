@@ -13,7 +13,7 @@ ROOT = Path(busistore.__file__).parents[1]
 FOLDERS = {"busistore": ROOT / "busistore", "busistore.jobs": ROOT / "jobs", "busistore.queries": ROOT / "queries"}
 
 OWNERS = {
-    "lancedb": {"store"}, "lance": {"store"}, "duckdb": {"sql", "views", "readonly"}, "click": {"cli"},
+    "lancedb": {"store"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
     "open_clip": {"models"}, "timm": {"models"}, "torch": {"models"}, "sklearn": {"methods"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
     "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels"},
     "jobs": COMPUTE | FOUNDATION | {"store"},
+    "__main__": {"cli"},
     "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats"},
 }  # fmt: skip
 

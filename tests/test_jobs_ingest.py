@@ -43,6 +43,14 @@ def test_an_empty_mask_has_no_box():
     assert (row["area_px"], row["bbox_px"], row["n_lesions"], row["is_empty"]) == (0, None, 0, True)
 
 
+def test_slips_of_the_pen_are_no_lesions():
+    mask = np.zeros((60, 60), bool)
+    mask[5:20, 5:20] = mask[40:44, 40:44] = True
+    mask[50, 10:25] = True  # 15 px: one less than the smallest lesion
+    assert mask_row(mask, "truth", 1)["n_lesions"] == 2
+    assert mask_row(mask, "truth", 1)["area_px"] == 15 * 15 + 16 + 15
+
+
 def test_again_writes_nothing(store, folder):
     ingest(store, "busi", folder)
     versions = {t: store.version(t) for t in store.names()}
@@ -132,7 +140,8 @@ def test_two_files_of_one_picture_are_two_images(store, folder):
 def test_rgb_of_a_grey_picture_has_the_same_pixels(store, folder):
     Image.open(folder / "normal" / "normal (1).png").convert("RGB").save(folder / "normal" / "normal (2).png")
     ingest(store, "busi", folder)
-    rows = store.read("images", ["mode", "file_sha256", "pixels_sha256"], "image_id LIKE 'busi/normal-000_'").to_pylist()
+    columns = ["mode", "file_sha256", "pixels_sha256"]
+    rows = store.read("images", columns, "image_id LIKE 'busi/normal-000_'").to_pylist()
     assert {r["mode"] for r in rows} == {"L", "RGB"}
     assert len({r["pixels_sha256"] for r in rows}) == 5
 

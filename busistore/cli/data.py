@@ -170,6 +170,7 @@ def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path,
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @precision_option
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--shard-rows", default=512, show_default=True, type=click.IntRange(1), help="Vectors in one commit.")
 @where_option
 @only_errors_option
 @dry_run_option
@@ -177,8 +178,9 @@ def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path,
 @store_option
 @quiet_option
 def encode(
-    model, recipe, weights, device, precision, batch_size, where, only_errors, dry_run, skip_errors, path, quiet
-) -> None:
+    model, recipe, weights, device, precision, batch_size, shard_rows, where, only_errors, dry_run, skip_errors, path,
+    quiet,
+) -> None:  # fmt: skip
     """Encode every image once: what is stored is skipped, what a killed run left out is done."""
     from busistore.jobs import encode as jobs
     from busistore.store import Store
@@ -186,6 +188,6 @@ def encode(
     store = Store.open(path)
     report = jobs.encode(
         store, model, recipe, weights=weights, device=device, precision=precision, batch_size=batch_size,
-        only=_only(store, where), only_errors=only_errors, dry_run=dry_run, track=tracker(quiet),
+        shard_rows=shard_rows, only=_only(store, where), only_errors=only_errors, dry_run=dry_run, track=tracker(quiet),
     )  # fmt: skip
     finish(report, quiet, skip_errors)

@@ -34,7 +34,8 @@ class BusiLayout:
     def _of_class(self, root: Path, label: str) -> Iterator[ImageRecord | Fault]:
         images, masks, strays = _sort_files(root / label, label)
         for path in strays:
-            yield Fault(f"{self.name}/{label}/{path.name}", f"'{path.name}' is not named as BUSI names a {label} image or mask")
+            key = f"{self.name}/{label}/{path.name}"
+            yield Fault(key, f"'{path.name}' is not named as BUSI names a {label} image or mask")
         for stem in sorted(images, key=_number):
             if stem in masks:
                 image_id = f"{self.name}/{label}-{_number(stem):04d}"

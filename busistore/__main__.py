@@ -1,0 +1,5 @@
+"""`python -m busistore` is the command `busistore`."""
+
+from busistore.cli import main
+
+main()

@@ -1,0 +1,224 @@
+"""Groups, splits and the grid: one ledger for all, every run stored once and whole, leakage refused or told."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from busistore import metrics, models
+from busistore.errors import BusistoreError, Leakage, UnknownName
+from busistore.jobs.encode import encode, vectors
+from busistore.jobs.evaluate import evaluate
+from busistore.jobs.group import group
+from busistore.jobs.ingest import ingest
+from busistore.jobs.split import sizes, split
+from busistore.methods import METHODS
+from busistore.preprocess import recipes
+from tests.fakes import busi_folder
+from tests.test_jobs_ingest import counts
+
+N_PER_CLASS = 14
+GRID = {"shots": [1, 2], "seeds": range(3)}
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """A folder where `benign (1)` and `benign (2)`, and `benign (3)` and `malignant (3)`, are one picture."""
+    folder = busi_folder(tmp_path / "busi", N_PER_CLASS)
+    for suffix in ("", "_mask"):
+        shutil.copy(folder / "benign" / f"benign (2){suffix}.png", folder / "benign" / f"benign (1){suffix}.png")
+        shutil.copy(folder / "benign" / f"benign (3){suffix}.png", folder / "malignant" / f"malignant (3){suffix}.png")
+    (folder / "benign" / "benign (1)_mask_1.png").unlink()
+    return folder
+
+
+@pytest.fixture
+def ready(store, twins, fake_model):
+    ingest(store, "busi", twins)
+    encode(store, fake_model)
+    split(store, "busi")
+    return store
+
+
+def rows(store, table: str, where: str | None = None) -> list[dict]:
+    return store.read(table, where=where).to_pylist()
+
+
+def test_twins_are_one_group(store, twins):
+    ingest(store, "busi", twins)
+    found = group(store, "busi")
+    assert found.is_new
+    assert found.group_of["busi/benign-0001"] == found.group_of["busi/benign-0002"] == "group of busi/benign-0001"
+    by_id = {r["image_id"]: r for r in rows(store, "groups")}
+    assert by_id["busi/benign-0001"]["size"] == 2
+    assert by_id["busi/benign-0001"]["max_similarity"] == 1
+    assert not by_id["busi/benign-0001"]["spans_classes"]
+    assert by_id["busi/malignant-0003"]["spans_classes"]
+    assert by_id["busi/normal-0001"]["max_similarity"] is None
+    pairs = {(r["image_id"], r["other_id"], r["reason"]) for r in rows(store, "pairs")}
+    assert ("busi/benign-0001", "busi/benign-0002", "identical") in pairs
+    assert store.count("images") == 3 * N_PER_CLASS  # nothing is ever deleted
+
+
+def test_groups_are_found_once_and_anew_for_other_images(store, twins, tmp_path):
+    ingest(store, "busi", twins)
+    first = group(store, "busi")
+    assert group(store, "busi") == first.__class__(first.grouping, first.group_of, False)
+    shutil.copy(twins / "normal" / "normal (2).png", twins / "normal" / "normal (99).png")
+    shutil.copy(twins / "normal" / "normal (2)_mask.png", twins / "normal" / "normal (99)_mask.png")
+    ingest(store, "busi", twins)
+    second = group(store, "busi")
+    assert second.grouping != first.grouping
+    assert second.group_of["busi/normal-0099"] == second.group_of["busi/normal-0002"]
+
+
+def test_embeddings_may_propose_pairs(ready, fake_model):
+    stored = vectors(ready, models.locate(fake_model).model_id, recipes.recipe("pad224").recipe_id)
+    found = group(ready, "busi", embeddings=stored)
+    assert found.is_new  # another grouping: what proposed the pairs is part of its id
+    assert found.group_of == group(ready, "busi").group_of
+
+
+def test_a_split_cuts_no_group_and_leaves_conflicts_out(ready):
+    (split_id,) = {r["split_id"] for r in rows(ready, "splits")}
+    part = {r["image_id"]: r["part"] for r in rows(ready, "splits")}
+    assert part["busi/benign-0001"] == part["busi/benign-0002"]
+    assert part["busi/benign-0003"] == part["busi/malignant-0003"] == "excluded"
+    assert sum(sum(n.values()) for n in sizes(ready, split_id).values()) == 3 * N_PER_CLASS
+    assert split(ready, "busi") == split_id
+    assert ready.count("splits") == 3 * N_PER_CLASS
+    assert split(ready, "busi", seed=7) != split_id
+
+
+def csv_with_a_cut(path, image_ids):
+    part = {"busi/benign-0001": "train", "busi/benign-0002": "test"}
+    lines = [f"{i},{part.get(i, ('train', 'test')[k % 2])}" for k, i in enumerate(sorted(image_ids))]
+    path.write_text("image,split\n" + "\n".join(lines))
+    return path
+
+
+def test_a_leaky_split_is_refused_then_allowed_and_told(ready, fake_model, tmp_path):
+    csv = csv_with_a_cut(tmp_path / "published.csv", [r["image_id"] for r in rows(ready, "images")])
+    before = ready.version("splits")
+    with pytest.raises(Leakage, match="--allow-leakage"):
+        split(ready, "busi", csv=csv)
+    assert ready.version("splits") == before
+    leaky = split(ready, "busi", csv=csv, allow_leakage=True)
+    evaluate(ready, ["prototype"], [fake_model], [7], [0], split=leaky)
+    (run,) = rows(ready, "runs")
+    assert ready.count("episodes") == 3 * 7  # the whole training part: its one twin in the test part is exposed
+    assert run["exposure_support"] == pytest.approx(1 / 21)
+    assert run["exposure_val"] == 0
+
+
+def test_every_run_is_whole(ready, fake_model):
+    report = evaluate(ready, list(METHODS), [fake_model], **GRID)
+    n_runs = len(METHODS) * 2 * 3
+    assert counts(report) == (n_runs, 0, n_runs, 0)
+    test = {r["image_id"]: r["label"] for r in rows(ready, "splits", "part = 'test'")}
+    for run in rows(ready, "runs"):
+        predictions = rows(ready, "predictions", f"run_id = '{run['run_id']}'")
+        assert {p["image_id"]: p["label"] for p in predictions} == test
+        probabilities = np.array([p["probabilities"] for p in predictions])
+        assert np.allclose(probabilities.sum(axis=1), 1)
+        assert [p["predicted"] for p in predictions] == [run["classes"][k] for k in probabilities.argmax(axis=1)]
+        again = metrics.classification_metrics([p["label"] for p in predictions], probabilities, run["classes"])
+        stored = {(m["metric"], m["class"]): m["value"] for m in rows(ready, "metrics", f"run_id = '{run['run_id']}'")}
+        assert stored == {(m.metric, m.class_): pytest.approx(m.value, abs=1e-12) for m in again}
+        assert run["exposure_support"] == run["exposure_val"] == 0
+        assert run["n_test"] == len(test)
+        n_val = 0 if run["method"] == "prototype" else ready.count("splits", "part = 'val'")  # it has nothing to choose
+        assert run["n_labelled"] == 3 * run["shots"] + n_val
+        assert json.loads(run["versions"])["busistore"]
+
+
+def test_all_methods_see_the_same_support_sets(ready, fake_model):
+    evaluate(ready, list(METHODS), [fake_model], **GRID)
+    by_setting = {}
+    for run in rows(ready, "runs"):
+        by_setting.setdefault((run["shots"], run["seed"]), set()).add(run["episode_id"])
+    assert all(len(ids) == 1 for ids in by_setting.values())
+    ledger = rows(ready, "episodes")
+    assert len(ledger) == 3 * 3 * (1 + 2)
+    train = {r["image_id"] for r in rows(ready, "splits", "part = 'train'")}
+    assert {r["image_id"] for r in ledger} <= train
+
+
+def test_a_second_grid_does_only_what_is_new(ready, fake_model):
+    evaluate(ready, ["knn"], [fake_model], **GRID)
+    versions = {t: ready.version(t) for t in ready.names()}
+    assert counts(evaluate(ready, ["knn"], [fake_model], **GRID)) == (6, 6, 0, 0)
+    assert {t: ready.version(t) for t in ready.names()} == versions
+    assert counts(evaluate(ready, ["knn"], [fake_model], [1, 2], range(4))) == (8, 6, 2, 0)
+    assert counts(evaluate(ready, ["knn"], [fake_model], **GRID, protocol="strict")) == (6, 0, 6, 0)
+    assert counts(evaluate(ready, ["knn"], [fake_model], **GRID, parameters={"k_grid": "1,3"})) == (6, 0, 6, 0)
+
+
+def test_strict_looks_at_the_support_alone(ready, fake_model):
+    evaluate(ready, list(METHODS), [fake_model], **GRID, protocol="strict")
+    assert all(r["n_labelled"] == 3 * r["shots"] for r in rows(ready, "runs"))
+
+
+def test_an_interrupted_grid_goes_on(ready, fake_model, monkeypatch):
+    from busistore.methods.knn import KNearest
+
+    real, calls = KNearest.fit_predict, []
+
+    def interrupted(self, *given):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    monkeypatch.setattr(KNearest, "fit_predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(ready, ["knn"], [fake_model], **GRID)
+    monkeypatch.setattr(KNearest, "fit_predict", real)
+    assert counts(evaluate(ready, ["knn"], [fake_model], **GRID)) == (6, 3, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shots": [99]}, "99 shots, but class 'benign' has|99 shots, but class"),
+        ({"methods": ["linear_probe"]}, "did you mean 'linear-probe'"),
+        ({"protocol": "loose"}, "no protocol of 'knn' 'loose'"),
+        ({"split": "nowhere"}, "no split 'nowhere'"),
+        ({"dataset": "phantom"}, "`busistore split` makes one"),
+        ({"recipe": "stretch224"}, "`busistore encode"),
+        ({"parameters": {"kk": "3"}}, "parameter of knn"),
+    ],
+)
+def test_one_line_for_what_cannot_be(ready, fake_model, change, words):
+    asked = {"methods": ["knn"], "model_names": [fake_model], **GRID} | change
+    with pytest.raises(BusistoreError, match=words):
+        evaluate(ready, **asked)
+    assert ready.count("runs") == 0
+
+
+def test_several_splits_must_be_named(ready, fake_model):
+    split(ready, "busi", seed=1)
+    with pytest.raises(BusistoreError, match="name one with --split"):
+        evaluate(ready, ["knn"], [fake_model], **GRID)
+
+
+def test_an_image_that_changed_must_be_encoded_first(ready, twins, fake_model):
+    shutil.copy(twins / "normal" / "normal (4).png", twins / "normal" / "normal (5).png")
+    ingest(ready, "busi", twins, replace=True)
+    from busistore.jobs.preprocess import preprocess
+
+    preprocess(ready)
+    with pytest.raises(BusistoreError, match=r"'busi/normal-0005', are not encoded by 'fake'"):
+        evaluate(ready, ["knn"], [fake_model], **GRID)
+
+
+def test_an_unknown_data_set_cannot_be_split(store, twins):
+    ingest(store, "busi", twins)
+    with pytest.raises(BusistoreError, match=r"no images of 'phantom' are stored \(stored: busi\)"):
+        split(store, "phantom")
+
+
+def test_unknown_executor(store, twins):
+    with pytest.raises(UnknownName, match="executor"):
+        ingest(store, "busi", twins, executor="cloud")
