@@ -36,7 +36,7 @@ class Registration:
     noise_levels: float = 2.0
     """Local contrast, in grey levels, below which an area counts less and less: black margins carry nothing."""
     min_similarity: float = 0.6
-    """Frames of BUSI that are one reach 0.8 and more, adjacent frames 0.3, unrelated images 0.15."""
+    """Copies of one frame of BUSI reach 0.85 and more; unrelated images, 0.12; adjacent frames rarely align."""
     seed: int = 0
 
 
