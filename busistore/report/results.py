@@ -137,7 +137,7 @@ def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
                "classes, with no training.")  # fmt: skip
     encoders = len({n.where for n in arm.names.values()})
     name = "learning-curves" + arm.suffix
-    return Figure(name, "Learning curves", caption, drawn, used, min(encoders, 3), _points(arm))
+    return Figure(name, "Learning curves", caption, drawn, used, min(max(encoders, 2), 3), _points(arm))
 
 
 def _points(arm: Arm) -> Table:
@@ -179,7 +179,7 @@ def _roc(source: Source, arm: Arm) -> list[Figure]:
     caption = ("Malignant against benign among test images that are either, by p(malignant) / (p(malignant) + "
                f"p(benign)). Lines: vertical mean of the support sets' curves at {arm.shots} shots; numbers: mean "
                f"area.{_some(arm)}")  # fmt: skip
-    return [Figure("roc" + arm.suffix, "ROC curves", caption, drawn, [source], min(len(drawn), 3))] if drawn else []
+    return [Figure("roc" + arm.suffix, "ROC curves", caption, drawn, [source], min(max(len(drawn), 2), 3))] if drawn else []
 
 
 def _reliability(source: Source, arm: Arm) -> Figure:
