@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from busistore import sql
 from busistore.store import Store
 from tests import fakes
+from tests.filled import filled_store
 
 
 @pytest.fixture
@@ -26,6 +28,18 @@ def folder(tmp_path) -> Path:
 def fake_model(monkeypatch, tmp_path) -> str:
     """The name of a model that encodes in a millisecond, from a weight file like any other."""
     return fakes.register_model(monkeypatch, tmp_path / "weights.pt")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Store:
+    """A small store whose numbers can be worked by hand, made once for a module; nothing writes to it."""
+    return filled_store(tmp_path_factory.mktemp("filled") / "store")
+
+
+@pytest.fixture(scope="module")
+def con(filled):
+    """A locked SQL session over `filled`."""
+    return sql.connect(filled)
 
 
 @pytest.fixture(scope="session")

@@ -14,21 +14,11 @@ from busistore import queries, schema, sql
 from busistore.errors import BusistoreError
 from busistore.metrics import ece
 from busistore.store import Store
-from tests.filled import CLASSES, MODEL_IDS, OUTCOMES, filled_store, put_runs
+from tests.filled import CLASSES, MODEL_IDS, OUTCOMES, put_runs
 
 OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
            "hardest_images", "run_cost")  # fmt: skip
 EXAMPLES = {"a": "alpha", "b": "beta"}  # values for parameters that are required
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory) -> Store:
-    return filled_store(tmp_path_factory.mktemp("filled") / "store")
-
-
-@pytest.fixture(scope="module")
-def con(filled):
-    return sql.connect(filled)
 
 
 @pytest.fixture(scope="module")

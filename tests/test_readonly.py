@@ -7,20 +7,8 @@ import pytest
 
 from busistore import readonly, sql
 from busistore.errors import BusistoreError
-from busistore.store import Store
-from tests.filled import filled_store
 
 SECRET = "a line that no query may return"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return filled_store(tmp_path_factory.mktemp("filled") / "store")
-
-
-@pytest.fixture(scope="module")
-def con(store):
-    return sql.connect(store)
 
 
 @pytest.fixture
@@ -58,15 +46,15 @@ def secret(tmp_path):
         "SELECT * FROM images AT (VERSION => 1)",
     ],
 )  # fmt: skip
-def test_sql_that_writes_or_reaches_out_is_refused(store, con, secret, tmp_path, text):
-    before = {name: store.version(name) for name in store.names()}
+def test_sql_that_writes_or_reaches_out_is_refused(filled, con, secret, tmp_path, text):
+    before = {name: filled.version(name) for name in filled.names()}
     folder = sorted(tmp_path.iterdir())
     with pytest.raises(BusistoreError) as raised:
         sql.ask(con, text.format(secret, tmp_path))
     assert "\n" not in str(raised.value)
     assert SECRET not in str(raised.value)
     assert sorted(tmp_path.iterdir()) == folder
-    assert {name: store.version(name) for name in store.names()} == before
+    assert {name: filled.version(name) for name in filled.names()} == before
     assert sql.ask(con, "SELECT count(*) FROM images").item() == 12
 
 
@@ -101,8 +89,8 @@ def test_no_scalar_function_reads_a_file(con, secret):
         "SELECT * FROM enable_logging(storage = 'file')", "EXPORT DATABASE '{1}/x'", "SELECT * FROM secret",
     ],
 )  # fmt: skip
-def test_the_engine_alone_refuses_files_and_settings(store, secret, tmp_path, text):
-    con = sql.connect(store)
+def test_the_engine_alone_refuses_files_and_settings(filled, secret, tmp_path, text):
+    con = sql.connect(filled)
     with pytest.raises(duckdb.Error):
         con.execute(text.format(secret, tmp_path)).fetchall()
     assert [p.name for p in tmp_path.iterdir()] == ["secret.csv"]
@@ -136,7 +124,7 @@ def test_reading_in_all_its_forms_is_allowed(con, text, n_rows):
         "label IN (SELECT said FROM read_csv('x.csv'))", "getenv('HOME') = 'x'", "true, false", "$label = 'x'",
     ],
 )  # fmt: skip
-def test_image_ids_take_one_condition_and_nothing_else(store, where):
+def test_image_ids_take_one_condition_and_nothing_else(filled, where):
     with pytest.raises(BusistoreError) as raised:
-        sql.image_ids(store, where)
+        sql.image_ids(filled, where)
     assert "\n" not in str(raised.value)

@@ -23,16 +23,6 @@ ALPHA = embeddings_name(MODEL_IDS["alpha"], RECIPE_ID)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
-    return filled_store(tmp_path_factory.mktemp("filled") / "store")
-
-
-@pytest.fixture(scope="module")
-def con(store):
-    return sql.connect(store)
-
-
-@pytest.fixture(scope="module")
 def empty(tmp_path_factory) -> Store:
     return Store.create(tmp_path_factory.mktemp("empty") / "store")
 
@@ -42,10 +32,10 @@ def _visible(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_each_table_is_a_view_without_its_files(con, store, name):
+def test_each_table_is_a_view_without_its_files(con, filled, name):
     shown = sql.ask(con, f"SELECT * FROM {name}")
     assert shown.columns == _visible(name)
-    assert shown.height == store.count(name)
+    assert shown.height == filled.count(name)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -60,11 +50,11 @@ def test_embeddings_of_an_empty_store_have_types(empty):
     assert shown.schema["model"] == pl.String
 
 
-def test_embeddings_join_all_models_and_stand_under_their_own_names(con, store):
+def test_embeddings_join_all_models_and_stand_under_their_own_names(con, filled):
     counts = sql.ask(con, "SELECT model, recipe, count(*), min(len(vector)) FROM embeddings GROUP BY ALL ORDER BY 1")
     assert counts.rows() == [("alpha", "pad224", 12, 4), ("beta", "pad224", 11, 6)]
     vectors = sql.ask(con, f'SELECT image_id, vector FROM "{ALPHA}" ORDER BY 1')
-    stored = store.read(ALPHA, ["image_id", "vector"]).sort_by("image_id")
+    stored = filled.read(ALPHA, ["image_id", "vector"]).sort_by("image_id")
     assert vectors["vector"].to_list() == stored["vector"].to_pylist()
     union = sql.ask(con, "SELECT vector FROM embeddings WHERE model = 'alpha' ORDER BY image_id")
     assert union["vector"].to_list() == stored["vector"].to_pylist()
@@ -85,9 +75,9 @@ def test_results_hold_done_runs_only(tmp_path):
     assert accuracy.rows() == [("run-alpha-1-0", 1.0)]
 
 
-def test_large_tables_are_scanned_in_place_and_look_the_same(store, con, monkeypatch):
+def test_large_tables_are_scanned_in_place_and_look_the_same(filled, con, monkeypatch):
     monkeypatch.setattr(views, "SNAPSHOT_ROWS", 0)
-    scanned = sql.connect(store)
+    scanned = sql.connect(filled)
     assert views.view_names(scanned) == views.view_names(con)
     for name in views.view_names(con):
         text = f'SELECT * FROM "{name}" ORDER BY ALL'
@@ -107,8 +97,8 @@ def test_a_connection_shows_one_state_of_the_store(tmp_path, monkeypatch, snapsh
     assert sql.run(store, "SELECT count(*) FROM runs").item() == 2
 
 
-def test_tables_lists_views_rows_and_columns(store):
-    listed = {row["table"]: row for row in sql.tables(store).to_dicts()}
+def test_tables_lists_views_rows_and_columns(filled):
+    listed = {row["table"]: row for row in sql.tables(filled).to_dicts()}
     assert set(TABLES) | {ALPHA, "embeddings", "results", "image_facts"} <= set(listed)
     assert listed["images"]["rows"] == 12
     assert listed["failures"]["columns"] == (
@@ -168,8 +158,8 @@ def test_faults_are_one_line(con, text, given, said):
         ("true", IMAGE_IDS), ("false", []),
     ],
 )  # fmt: skip
-def test_image_ids_are_those_that_satisfy_a_condition(store, where, expected):
-    assert sql.image_ids(store, where) == expected
+def test_image_ids_are_those_that_satisfy_a_condition(filled, where, expected):
+    assert sql.image_ids(filled, where) == expected
 
 
 def test_an_image_of_two_groupings_is_named_once(tmp_path):
@@ -200,10 +190,10 @@ def test_ctrl_c_interrupts_a_query(con):
     assert sql.ask(con, "SELECT 1").item() == 1
 
 
-def test_a_query_beyond_the_memory_limit_is_refused(store, monkeypatch):
+def test_a_query_beyond_the_memory_limit_is_refused(filled, monkeypatch):
     monkeypatch.setattr(sql, "LOCK", [re.sub("2GB", "30MB", setting) for setting in sql.LOCK])
     with pytest.raises(BusistoreError, match="memory"):
-        sql.run(store, "SELECT * FROM range(50000000) ORDER BY hash(range)")
+        sql.run(filled, "SELECT * FROM range(50000000) ORDER BY hash(range)")
 
 
 def _modules_after(statement: str) -> set[str]:
@@ -211,8 +201,8 @@ def _modules_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_asking_loads_no_learning_package(store):
-    ask = f"sql.run(Store.open({str(store.path)!r}), 'coverage')"
+def test_asking_loads_no_learning_package(filled):
+    ask = f"sql.run(Store.open({str(filled.path)!r}), 'coverage')"
     loaded = _modules_after(f"from busistore import sql; from busistore.store import Store; {ask}")
     assert not loaded & {"torch", "lancedb", "sklearn", "scipy", "cv2", "pandas", "matplotlib"}
 
