@@ -55,7 +55,8 @@ MASKS = _table(
 )  # fmt: skip
 GROUPS = _table(
     "groups", "image_id grouping",
-    "image_id:str grouping:str dataset:str group_id:str size:i32 max_similarity:f64 spans_classes:bool",
+    "image_id:str grouping:str basis_sha256:str dataset:str group_id:str size:i32 max_similarity:f64 "
+    "spans_classes:bool grouped_at:time",
 )  # fmt: skip
 PAIRS = _table(
     "pairs", "grouping image_id other_id",
@@ -85,8 +86,8 @@ RUNS = _table(
     "runs", "run_id",
     "run_id:str method:str model:str model_id:str recipe:str recipe_id:str dataset:str split_id:str episode_id:str "
     "shots:i32 seed:i64 protocol:str parameters:str classes:strs details:str n_labelled:i32 n_test:i32 "
-    "exposure_support:f64 exposure_val:f64 versions:str commit:str device:str seconds:f64 status:str "
-    "finished_at:time",
+    "inputs_sha256:str exposure_support:f64 exposure_val:f64 versions:str commit:str device:str seconds:f64 "
+    "status:str finished_at:time",
 )  # fmt: skip
 PREDICTIONS = _table(
     "predictions", "run_id image_id",

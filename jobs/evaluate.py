@@ -19,7 +19,7 @@ import numpy as np
 
 from busistore import metrics, models, splits
 from busistore.errors import BusistoreError, UnknownName, lookup
-from busistore.ids import canonical_json, content_id
+from busistore.ids import canonical_json, content_id, sha256
 from busistore.jobs import Report, Shards, Track, columns, silent
 from busistore.jobs.encode import encoded_from, vectors
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_rows, load_split
@@ -32,12 +32,13 @@ from busistore.store import Store, quote
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of one model under one recipe, by image id."""
+    """The vectors of one model under one recipe, by image id; `inputs_sha256` says from which pixels."""
 
     model: str
     model_id: str
     recipe: str
     recipe_id: str
+    inputs_sha256: str
     row_of: dict[str, int]
     values: np.ndarray
 
@@ -103,7 +104,7 @@ def _run_id(fitted: Any, cached: Vectors, episode: Episode, protocol: str) -> st
         fitted.name,
         {
             "method": fitted.name, "parameters": fitted, "model_id": cached.model_id, "recipe_id": cached.recipe_id,
-            "episode_id": episode.episode_id, "protocol": protocol,
+            "episode_id": episode.episode_id, "protocol": protocol, "inputs_sha256": cached.inputs_sha256,
         },
     )  # fmt: skip
 
@@ -156,6 +157,7 @@ def _run_row(
         "episode_id": episode.episode_id, "shots": episode.shots, "seed": episode.seed, "protocol": protocol,
         "parameters": canonical_json(fitted), "classes": split.classes, "details": canonical_json(outcome.chosen),
         "n_labelled": outcome.n_labelled, "n_test": len(split.parts["test"]),
+        "inputs_sha256": cached.inputs_sha256,
         "exposure_support": splits.exposure(groups["test"], [split.group_of[i] for i in support_ids]),
         "exposure_val": splits.exposure(groups["test"], groups["val"]), "versions": canonical_json(models.versions()),
         "commit": _commit(), "device": "cpu", "seconds": seconds, "status": "done", "finished_at": datetime.now(UTC),
@@ -166,23 +168,29 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
     """The stored vectors that a split needs.
 
     Raises:
-        BusistoreError: an image of the split is not encoded, or was encoded from other pixels.
+        BusistoreError: an image of the split is not encoded, or was encoded from other pixels than it has now.
     """
     recipe_id = recipes.recipe(recipe).recipe_id
     _, ids, values = vectors(store, located.model_id, recipe_id)
-    sound = set(ids) - _stale(store, located.model_id, recipe_id)
-    gone = [i for part in splits.PARTS for i in split.parts.get(part, []) if i not in sound]
+    sound = _sound(store, located.model_id, recipe_id)
+    used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
+    gone = [i for i in used if i not in sound]
     if gone:
         name = located.spec.name
         some = f"{len(gone)} images of the split, such as '{gone[0]}', are not encoded by '{name}' under '{recipe}'"
         raise BusistoreError(f"{some}; `busistore encode --model {name} --recipe {recipe}` does it")
-    return Vectors(located.spec.name, located.model_id, recipe, recipe_id, {i: k for k, i in enumerate(ids)}, values)
+    inputs = sha256("\n".join(f"{i} {sound[i]}" for i in used).encode())
+    rows = {image_id: k for k, image_id in enumerate(ids)}
+    return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, values)
 
 
-def _stale(store: Store, model_id: str, recipe_id: str) -> set[str]:
+def _sound(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
+    """For each image whose vector is of the pixels that it has now, the hash of the picture that was encoded."""
+    image = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
     where = f"recipe_id = {quote(recipe_id)}"
-    now = dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
-    return {i for i, sha in encoded_from(store, model_id, recipe_id).items() if now.get(i) != sha}
+    made = store.read("preprocessed", ["image_id", "source_sha256", "pixels_sha256"], where)
+    now = {image_id: picture for image_id, source, picture in columns(made) if image.get(image_id) == source}
+    return {i: sha for i, sha in encoded_from(store, model_id, recipe_id).items() if now.get(i) == sha}
 
 
 @cache

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 
 from busistore import groups, pixels
-from busistore.ids import content_id
+from busistore.ids import canonical_json, content_id, sha256
 from busistore.jobs import Track, columns, silent
 from busistore.schema import GROUPS, IMAGES, PAIRS
 from busistore.store import Store, quote
@@ -29,26 +30,42 @@ class Groups:
 def group(
     store: Store, dataset: str, *, embeddings: Embeddings | None = None, track: Track = silent
 ) -> Groups:
-    """The groups of a data set, found now unless they are stored for exactly these pixels and settings.
+    """The groups of a data set: the newest that are stored for exactly these pixels and settings, or found now.
 
     Args:
-        embeddings: stored vectors whose cosine proposes further candidates.
+        embeddings: stored vectors whose cosine proposes further candidates; then only groups found with just these
+            vectors will do.
     """
     rows = store.read("images", ["image_id", "label", "patient_id", "pixels_sha256"], f"dataset = {quote(dataset)}")
     rows = rows.sort_by("image_id").to_pylist()
     settings = groups.Grouping()
     members = {r["image_id"]: [r["pixels_sha256"], r["patient_id"]] for r in rows}
-    key = {"settings": settings, "members": members, "model": embeddings and embeddings[0]}
-    grouping = content_id("frames", key)
-    stored = dict(columns(store.read("groups", ["image_id", "group_id"], f"grouping = {quote(grouping)}")))
-    if not stored and rows:
-        _find(store, dataset, grouping, rows, settings, embeddings, track)
-        stored = dict(columns(store.read("groups", ["image_id", "group_id"], f"grouping = {quote(grouping)}")))
-        return Groups(grouping, stored, True)
-    return Groups(grouping, stored, False)
+    basis = sha256(canonical_json({"settings": settings, "members": members}).encode())
+    proposed_by = embeddings and sha256(canonical_json(embeddings[:2]).encode() + embeddings[2].tobytes())
+    grouping = content_id("frames", {"basis": basis, "embeddings": proposed_by})
+    found = _newest(store, dataset, basis, grouping if embeddings else None)
+    if found is not None or not rows:
+        return found or Groups(grouping, {}, False)
+    _find(store, dataset, (grouping, basis), rows, settings, embeddings, track)
+    return replace(_newest(store, dataset, basis, grouping), is_new=True)
 
 
-def _find(store: Store, dataset: str, grouping: str, rows: list[dict], settings, embeddings, track: Track) -> None:
+def _newest(store: Store, dataset: str, basis: str, grouping: str | None) -> Groups | None:
+    """The stored groups of these pixels and settings, the newest of them, or those of one grouping."""
+    where = f"dataset = {quote(dataset)} AND basis_sha256 = {quote(basis)}"
+    where += f" AND grouping = {quote(grouping)}" if grouping else ""
+    rows = store.read("groups", ["grouping", "grouped_at", "image_id", "group_id"], where).to_pylist()
+    if not rows:
+        return None
+    newest = max((r["grouped_at"], r["grouping"]) for r in rows)[1]
+    return Groups(newest, {r["image_id"]: r["group_id"] for r in rows if r["grouping"] == newest}, False)
+
+
+def _find(
+    store: Store, dataset: str, named: tuple[str, str], rows: list[dict], settings: groups.Grouping,
+    embeddings: Embeddings | None, track: Track,
+) -> None:  # fmt: skip
+    """Find and store the groups under (grouping, basis)."""
     ids = [r["image_id"] for r in rows]
     files = store.files(IMAGES)
     with Stages(track) as progress:
@@ -56,8 +73,8 @@ def _find(store: Store, dataset: str, grouping: str, rows: list[dict], settings,
             lambda k: pixels.grey(files[ids[k]], ids[k]), _aligned(ids, embeddings), progress, settings, len(ids)
         )
     numbers = groups.components(len(ids), pairs, [r["patient_id"] for r in rows])
-    store.put(PAIRS, _pair_rows(grouping, dataset, ids, pairs), replace=True)
-    store.put(GROUPS, _group_rows(grouping, dataset, rows, numbers, pairs), replace=True)  # last: marks it as done
+    store.put(PAIRS, _pair_rows(named[0], dataset, ids, pairs), replace=True)
+    store.put(GROUPS, _group_rows(named, dataset, rows, numbers, pairs), replace=True)  # last: marks it as done
 
 
 class Stages(contextlib.ExitStack):
@@ -99,20 +116,22 @@ def _pair_rows(grouping: str, dataset: str, ids: list[str], pairs) -> list[dict]
     ]  # fmt: skip
 
 
-def _group_rows(grouping: str, dataset: str, rows: list[dict], numbers: np.ndarray, pairs) -> list[dict]:
+def _group_rows(named: tuple[str, str], dataset: str, rows: list[dict], numbers: np.ndarray, pairs) -> list[dict]:
     """One row an image; a group is named after its first image, so that its name says where to look."""
     best: dict[int, float] = {}
     for pair in pairs:
         for end in (pair.a, pair.b):
             best[end] = max(best.get(end, -1.0), float(pair.similarity))
+    now = datetime.now(UTC)  # the newest grouping of a data set is the current one
     sizes, classes, first = Counter(numbers.tolist()), defaultdict(set), {}
     for number, row in zip(numbers.tolist(), rows):
         classes[number].add(row["label"])
         first.setdefault(number, row["image_id"])
     return [
         {
-            "image_id": row["image_id"], "grouping": grouping, "dataset": dataset, "group_id": f"group of {first[n]}",
-            "size": sizes[n], "max_similarity": best.get(k), "spans_classes": len(classes[n]) > 1,
+            "image_id": row["image_id"], "grouping": named[0], "basis_sha256": named[1], "dataset": dataset,
+            "group_id": f"group of {first[n]}", "size": sizes[n], "max_similarity": best.get(k),
+            "spans_classes": len(classes[n]) > 1, "grouped_at": now,
         }
         for k, (n, row) in enumerate(zip(numbers.tolist(), rows))
     ]  # fmt: skip
