@@ -11,7 +11,7 @@ import numpy as np
 
 from busistore import groups, pixels
 from busistore.ids import canonical_json, content_id, sha256
-from busistore.jobs import Track, columns, silent
+from busistore.jobs import Track, silent
 from busistore.schema import GROUPS, IMAGES, PAIRS
 from busistore.store import Store, quote
 

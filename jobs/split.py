@@ -44,8 +44,8 @@ def split(
         [
             {
                 "split_id": split_id, "image_id": image_id, "dataset": dataset, "label": labels[image_id], "part": part,
-                "group_id": found.group_of[image_id], "weight": 1.0, "grouping": found.grouping, "seed": seed,
-                "source": source,
+                "group_id": found.group_of[image_id], "weight": 1.0, "grouping": found.grouping,
+                "seed": None if csv else seed, "source": source,
             }
             for image_id, part in parts.items()
         ],
@@ -57,14 +57,16 @@ def _draw(
     found: Groups, labels: dict[str, str], seed: int, fractions: tuple[float, ...], naive: bool, csv: Path | None
 ) -> tuple[dict[str, str], str, str]:
     """The part of each image, a word for the id, and where the split comes from."""
-    ids = sorted(labels)
+    ids, shares = sorted(labels), "/".join(f"{share:g}" for share in fractions)
     if csv is not None:
         parts = splits.read_split_csv(csv, ids, [labels[i] for i in ids])
         return parts, "published", f"{Path(csv).name} sha256 {sha256(Path(csv).read_bytes())[:12]}"
     if naive:
-        return splits.naive_split(ids, [labels[i] for i in ids], seed, fractions), f"naive-seed{seed}", "drawn, naive"
+        parts = splits.naive_split(ids, [labels[i] for i in ids], seed, fractions)
+        return parts, f"naive-seed{seed}", f"drawn without regard to groups, {shares}"
     groups = [found.group_of[i] for i in ids]
-    return splits.grouped_split(ids, [labels[i] for i in ids], groups, seed, fractions), f"seed{seed}", "drawn, grouped"
+    parts = splits.grouped_split(ids, [labels[i] for i in ids], groups, seed, fractions)
+    return parts, f"seed{seed}", f"drawn by groups, {shares}"
 
 
 def labels_of(store: Store, dataset: str) -> dict[str, str]:

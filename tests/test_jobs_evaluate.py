@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from busistore import metrics, models
 from busistore.errors import BusistoreError, Leakage, UnknownName
@@ -15,7 +16,7 @@ from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
 from busistore.methods import METHODS
 from busistore.preprocess import recipes
-from tests.fakes import busi_folder
+from tests.fakes import busi_folder, speckle
 from tests.test_jobs_ingest import counts
 
 N_PER_CLASS = 14
@@ -77,7 +78,10 @@ def test_embeddings_may_propose_pairs(ready, fake_model):
     stored = vectors(ready, models.locate(fake_model).model_id, recipes.recipe("pad224").recipe_id)
     found = group(ready, "busi", embeddings=stored)
     assert found.is_new  # another grouping: what proposed the pairs is part of its id
-    assert found.group_of == group(ready, "busi").group_of
+    assert not group(ready, "busi", embeddings=stored).is_new
+    assert group(ready, "busi").grouping == found.grouping  # the newest that fits these pixels is the current one
+    split(ready, "busi", seed=3)
+    assert {r["grouping"] for r in rows(ready, "splits", "seed = 3")} == {found.grouping}
 
 
 def test_a_split_cuts_no_group_and_leaves_conflicts_out(ready):
@@ -195,6 +199,29 @@ def test_one_line_for_what_cannot_be(ready, fake_model, change, words):
     with pytest.raises(BusistoreError, match=words):
         evaluate(ready, **asked)
     assert ready.count("runs") == 0
+
+
+def test_other_pixels_make_other_runs(ready, twins, fake_model):
+    evaluate(ready, ["knn"], [fake_model], **GRID)
+    before = {r["run_id"] for r in rows(ready, "runs")}
+    (test_id,) = [r["image_id"] for r in rows(ready, "splits", "part = 'test' AND label = 'normal'")][:1]
+    name = f"normal ({int(test_id[-4:])}).png"
+    Image.fromarray(speckle(12345)).save(twins / "normal" / name)
+    ingest(ready, "busi", twins, replace=True)
+    with pytest.raises(BusistoreError, match=f"'{test_id}', are not encoded"):
+        evaluate(ready, ["knn"], [fake_model], **GRID)
+    encode(ready, fake_model)
+    assert counts(evaluate(ready, ["knn"], [fake_model], **GRID)) == (6, 0, 6, 0)
+    assert before.isdisjoint({r["run_id"] for r in rows(ready, "runs")} - before)
+
+
+def test_a_published_split_has_no_seed(ready, tmp_path):
+    lines = [f"{r['image_id']},{r['part']}" for r in rows(ready, "splits")]
+    (tmp_path / "paper.csv").write_text("image_id,part\n" + "\n".join(lines))
+    imported = split(ready, "busi", csv=tmp_path / "paper.csv")
+    assert {(r["seed"], r["source"].split(" ")[0]) for r in rows(ready, "splits", f"split_id = '{imported}'")} == {
+        (None, "paper.csv")
+    }
 
 
 def test_several_splits_must_be_named(ready, fake_model):
