@@ -13,21 +13,36 @@ SNAPSHOT_ROWS = 20_000  # up to here a table is read once into memory, which Duc
 HIDDEN = "lance of "  # prefix of the names under which larger tables are registered, below their views
 FILES = ("png",)
 
-RESULTS = """
-CREATE VIEW results AS
+# Views made of others, in the order in which they are made. Several groupings of a data set may be stored, and a run
+# is made anew when its pixels change; what counts now is the newest of each.
+JOINED = {
+    "current_groups": """
+SELECT * FROM groups g SEMI JOIN (
+    SELECT dataset, grouping FROM groups GROUP BY dataset, grouping
+    QUALIFY row_number() OVER (PARTITION BY dataset ORDER BY max(grouped_at) DESC NULLS LAST, grouping DESC) = 1
+) newest ON g.grouping = newest.grouping AND g.dataset IS NOT DISTINCT FROM newest.dataset
+""",
+    "current_runs": """
+SELECT * FROM runs WHERE status = 'done'
+QUALIFY row_number() OVER (
+    PARTITION BY dataset, split_id, episode_id, method, model_id, recipe_id, parameters, protocol
+    ORDER BY finished_at DESC NULLS LAST, run_id DESC
+) = 1
+""",
+    "results": """
 SELECT r.run_id, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.dataset, r.split_id, r.episode_id, r.shots,
        r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
        m.subject, m.metric, m.class, m.value, m.n_used
-FROM metrics m JOIN runs r USING (run_id) WHERE r.status = 'done'
-"""
-# Images with what is known of them, for conditions such as "n_lesions > 1 AND label = 'benign'".
-IMAGE_FACTS = """
-CREATE VIEW image_facts AS
+FROM metrics m JOIN current_runs r USING (run_id)
+""",
+    # One row an image, with what is known of it, for conditions such as "n_lesions > 1 AND label = 'benign'".
+    "image_facts": """
 SELECT i.*, m.area_px, m.bbox_px, m.n_masks, m.n_lesions, m.touches_edge, m.is_empty,
        g.grouping, g.group_id, g.size, g.max_similarity, g.spans_classes
 FROM images i LEFT JOIN masks m ON m.image_id = i.image_id AND m.source_id = 'truth'
-LEFT JOIN groups g ON g.image_id = i.image_id
-"""
+LEFT JOIN current_groups g ON g.image_id = i.image_id AND g.dataset IS NOT DISTINCT FROM i.dataset
+""",
+}
 
 
 def create_views(con, store: Store) -> None:
@@ -43,8 +58,8 @@ def create_views(con, store: Store) -> None:
         else:
             con.register(name, _without_files(TABLES[name].schema).empty_table())
     con.execute(_embeddings_view([n for n in stored if _ids(n)]))
-    con.execute(RESULTS)
-    con.execute(IMAGE_FACTS)
+    for name, text in JOINED.items():
+        con.execute(f"CREATE VIEW {name} AS {text}")
 
 
 def view_names(con) -> list[str]:

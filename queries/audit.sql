@@ -19,7 +19,7 @@ WITH checks AS (
 ), alike AS (
     SELECT dataset, grouping, group_id, any_value(spans_classes) AS spans, count(*) AS n,
         string_agg(image_id, ' ~ ' ORDER BY image_id) AS ids, max(max_similarity) AS most
-    FROM groups GROUP BY ALL HAVING n > 1
+    FROM current_groups GROUP BY ALL HAVING n > 1
 ), facts AS (
     SELECT i.dataset, i.label, m.* FROM masks m JOIN images i USING (image_id) WHERE m.source_id = 'truth'
 ), found AS (

@@ -8,8 +8,8 @@ WITH said AS (
         r.dataset, r.shots, r.method, r.model, r.recipe, r.protocol, r.split_id, r.model_id, r.recipe_id, r.parameters,
         list_max(p.probabilities) AS confidence, p.predicted = p.label AS correct,
         coalesce(CAST($bins AS INTEGER), 10) AS n_bins
-    FROM predictions p JOIN runs r USING (run_id)
-    WHERE r.status = 'done' AND p.part = 'test' AND ($dataset IS NULL OR r.dataset = $dataset)
+    FROM predictions p JOIN current_runs r USING (run_id)
+    WHERE p.part = 'test' AND ($dataset IS NULL OR r.dataset = $dataset)
         AND ($shots IS NULL OR r.shots = $shots) AND ($model IS NULL OR r.model = $model)
 ), binned AS (
     SELECT

@@ -3,8 +3,8 @@
 -- $shots: one number of shots (default: all)
 -- $model: one model (default: all)
 WITH chosen AS (
-    SELECT * FROM runs
-    WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset) AND ($shots IS NULL OR shots = $shots)
+    SELECT * FROM current_runs
+    WHERE ($dataset IS NULL OR dataset = $dataset) AND ($shots IS NULL OR shots = $shots)
         AND ($model IS NULL OR model = $model)
 ), tested AS (
     SELECT run_id, label, predicted FROM predictions WHERE part = 'test'

@@ -8,8 +8,8 @@ WITH said AS (
     SELECT
         r.dataset, p.image_id, p.label, p.probabilities[list_position(r.classes, p.label)] AS p_true,
         p.predicted <> p.label AS wrong, CASE WHEN wrong THEN p.predicted END AS instead
-    FROM predictions p JOIN runs r USING (run_id)
-    WHERE r.status = 'done' AND p.part = 'test' AND ($dataset IS NULL OR r.dataset = $dataset)
+    FROM predictions p JOIN current_runs r USING (run_id)
+    WHERE p.part = 'test' AND ($dataset IS NULL OR r.dataset = $dataset)
         AND ($model IS NULL OR r.model = $model) AND ($method IS NULL OR r.method = $method)
         AND ($shots IS NULL OR r.shots = $shots)
 ), instead AS (

@@ -2,7 +2,7 @@
 -- $dataset: one data set (default: all)
 WITH alike AS (
     SELECT 'near-duplicates' AS kind, g.grouping || ' ' || g.group_id AS what, i.*
-    FROM groups g JOIN images i USING (image_id)
+    FROM current_groups g JOIN images i USING (image_id)
     UNION ALL
     SELECT 'identical pixels', pixels_sha256, * FROM images
     UNION ALL

@@ -9,7 +9,6 @@ SELECT
     coalesce(max(shots), 0) AS shots_max,
     max(exposure_support) AS exposure_support_max,
     max(exposure_val) AS exposure_val_max
-FROM runs
-WHERE status = 'done'
+FROM current_runs
 GROUP BY ALL
 ORDER BY n_runs DESC, dataset, split_id, protocol

@@ -4,8 +4,8 @@
 -- $protocol: val-tuned or strict (default: all)
 -- $shots: labelled images per class (default: all)
 WITH chosen AS (
-    SELECT * FROM runs
-    WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset) AND ($split_id IS NULL OR split_id = $split_id)
+    SELECT * FROM current_runs
+    WHERE ($dataset IS NULL OR dataset = $dataset) AND ($split_id IS NULL OR split_id = $split_id)
         AND ($protocol IS NULL OR protocol = $protocol) AND ($shots IS NULL OR coalesce(shots, 0) = CAST($shots AS INTEGER))
 ), sizes AS (
     SELECT method, model_id, recipe_id, parameters, shots, count(*) AS n_runs FROM chosen GROUP BY ALL

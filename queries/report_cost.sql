@@ -7,7 +7,7 @@ SELECT
     median(seconds) AS median_s,
     max(seconds) AS longest_s,
     max(n_labelled) AS n_labelled_max
-FROM runs
-WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset)
+FROM current_runs
+WHERE ($dataset IS NULL OR dataset = $dataset)
 GROUP BY method, model, protocol, device
 ORDER BY method, model, protocol, device

@@ -5,8 +5,8 @@
 SELECT
     r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.parameters, coalesce(r.shots, 0) AS shots,
     r.seed, m.metric, m.value, r.run_id
-FROM runs r JOIN metrics m USING (run_id)
-WHERE r.status = 'done' AND m.subject = 'test' AND m.class = ''
+FROM current_runs r JOIN metrics m USING (run_id)
+WHERE m.subject = 'test' AND m.class = ''
     AND m.metric IN ('macro_f1', 'auroc_malignant_vs_benign')
     AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
     AND ($protocol IS NULL OR r.protocol = $protocol)

@@ -8,8 +8,8 @@ WITH said AS (
     SELECT
         p.image_id, p.label, p.predicted, r.run_id,
         p.probabilities[list_position(r.classes, p.label)] AS p_true
-    FROM runs r JOIN predictions p USING (run_id)
-    WHERE r.status = 'done' AND p.part = 'test'
+    FROM current_runs r JOIN predictions p USING (run_id)
+    WHERE p.part = 'test'
         AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
         AND ($protocol IS NULL OR r.protocol = $protocol) AND ($shots IS NULL OR coalesce(r.shots, 0) = CAST($shots AS INTEGER))
 )

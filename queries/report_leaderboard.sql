@@ -12,8 +12,8 @@ WITH wide AS (
         max(m.value) FILTER (m.metric = 'auroc_malignant_vs_benign') AS auroc_malignant_vs_benign,
         max(m.value) FILTER (m.metric = 'recall' AND m.class = 'malignant') AS recall_malignant,
         max(m.value) FILTER (m.metric = 'ece') AS ece
-    FROM runs r JOIN metrics m USING (run_id)
-    WHERE r.status = 'done' AND m.subject = 'test'
+    FROM current_runs r JOIN metrics m USING (run_id)
+    WHERE m.subject = 'test'
         AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
         AND ($protocol IS NULL OR r.protocol = $protocol)
     GROUP BY ALL

@@ -5,7 +5,7 @@ WITH cut AS (
 ), seen AS (
     SELECT split_id, count(*) AS n_runs, max(exposure_support) AS exposure_support_max,
         max(exposure_val) AS exposure_val_max
-    FROM runs WHERE status = 'done' GROUP BY split_id
+    FROM current_runs GROUP BY split_id
 ), named AS (
     SELECT split_id, any_value(dataset) AS dataset, any_value(source) AS source, any_value(seed) AS seed,
         any_value(grouping) AS grouping, count(*) AS n_images

@@ -4,9 +4,9 @@
 -- $protocol: val-tuned or strict (default: all)
 SELECT p.run_id, p.image_id, coalesce(s.group_id, p.image_id) AS group_id, p.label, p.predicted
 FROM predictions p
-JOIN runs r USING (run_id)
+JOIN current_runs r USING (run_id)
 LEFT JOIN splits s ON s.split_id = r.split_id AND s.image_id = p.image_id
-WHERE r.status = 'done' AND p.part = 'test'
+WHERE p.part = 'test'
     AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
     AND ($protocol IS NULL OR r.protocol = $protocol)
 ORDER BY p.run_id, p.image_id

@@ -11,7 +11,7 @@ SELECT
     min(n_labelled) AS n_labelled_min,
     max(n_labelled) AS n_labelled_max,
     round(sum(seconds), 3) AS seconds
-FROM runs
-WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset)
+FROM current_runs
+WHERE ($dataset IS NULL OR dataset = $dataset)
 GROUP BY method, protocol, parameters, versions, commit, device
 ORDER BY ALL

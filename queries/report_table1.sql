@@ -1,18 +1,17 @@
 -- The images by class, as a paper's first table: lesions, sizes, near-duplicates and parts of the split.
 -- $dataset: name of one data set (default: all)
--- $split_id: the split whose parts are counted (default: all)
--- $grouping: the grouping whose groups are counted (default: all)
+-- $split_id: the split whose parts are counted (default: each, one after the other)
+-- $grouping: the grouping whose groups are counted (default: the newest of each data set)
 WITH truth AS (SELECT * FROM masks WHERE source_id = 'truth'),
 grouped AS (
-    SELECT image_id, any_value(group_id) AS group_id, max(size) AS size, bool_or(spans_classes) AS spans_classes
-    FROM groups WHERE $grouping IS NULL OR grouping = $grouping GROUP BY image_id
+    SELECT image_id, group_id, size, spans_classes FROM current_groups WHERE $grouping IS NULL
+    UNION ALL
+    SELECT image_id, group_id, size, spans_classes FROM groups WHERE grouping = $grouping
 ),
-parts AS (
-    SELECT image_id, any_value(part) AS part FROM splits
-    WHERE $split_id IS NULL OR split_id = $split_id GROUP BY image_id
-)
+chosen AS (SELECT DISTINCT dataset, split_id FROM splits WHERE $split_id IS NULL OR split_id = $split_id)
 SELECT
     i.dataset,
+    c.split_id,
     coalesce(i.label, 'all') AS label,
     count(*) AS images,
     count(i.patient_id) AS with_patient,
@@ -41,9 +40,10 @@ SELECT
     count(*) FILTER (p.part = 'test') AS test,
     count(*) FILTER (p.part IS NOT NULL AND p.part NOT IN ('train', 'val', 'test')) AS left_out
 FROM images i
-LEFT JOIN truth t USING (image_id)
-LEFT JOIN grouped g USING (image_id)
-LEFT JOIN parts p USING (image_id)
+LEFT JOIN truth t ON t.image_id = i.image_id
+LEFT JOIN grouped g ON g.image_id = i.image_id
+LEFT JOIN chosen c ON c.dataset = i.dataset
+LEFT JOIN splits p ON p.split_id = c.split_id AND p.image_id = i.image_id
 WHERE $dataset IS NULL OR i.dataset = $dataset
-GROUP BY GROUPING SETS ((i.dataset, i.label), (i.dataset))
-ORDER BY i.dataset, grouping(i.label), i.label
+GROUP BY GROUPING SETS ((i.dataset, c.split_id, i.label), (i.dataset, c.split_id))
+ORDER BY i.dataset, c.split_id, grouping(i.label), i.label

@@ -5,7 +5,7 @@ SELECT
     avg(seconds) AS mean_s, median(seconds) AS median_s, max(seconds) AS longest_s,
     1000 * sum(seconds) / sum(n_test::DOUBLE) AS per_test_image_ms, max(n_labelled) AS n_labelled,
     split_id, model_id, recipe_id, parameters
-FROM runs
-WHERE status = 'done' AND ($dataset IS NULL OR dataset = $dataset)
+FROM current_runs
+WHERE ($dataset IS NULL OR dataset = $dataset)
 GROUP BY ALL
 ORDER BY dataset, split_id, method, model_id, recipe_id, protocol, parameters, shots, device

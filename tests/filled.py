@@ -166,7 +166,7 @@ def _group_row(image_id: str) -> dict:
     return {
         "image_id": image_id, "grouping": GROUPING, "dataset": "toy", "group_id": group_id,
         "size": {"G0": 3, "G1": 2}.get(group_id, 1), "max_similarity": (frames | still).get(image_id),
-        "spans_classes": group_id == "G0",
+        "spans_classes": group_id == "G0", "basis_sha256": ids.sha256(b"as they are"), "grouped_at": NOW,
     }  # fmt: skip
 
 

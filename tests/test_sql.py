@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -17,7 +18,7 @@ from busistore import sql, views
 from busistore.errors import BusistoreError, UnknownName
 from busistore.schema import GROUPS, TABLES, embeddings_name
 from busistore.store import Store
-from tests.filled import IMAGE_IDS, MODEL_IDS, RECIPE_ID, filled_store, put_runs
+from tests.filled import GROUPING, IMAGE_IDS, MODEL_IDS, RECIPE_ID, filled_store, put_runs
 
 ALPHA = embeddings_name(MODEL_IDS["alpha"], RECIPE_ID)
 
@@ -162,10 +163,50 @@ def test_image_ids_are_those_that_satisfy_a_condition(filled, where, expected):
     assert sql.image_ids(filled, where) == expected
 
 
-def test_an_image_of_two_groupings_is_named_once(tmp_path):
+def _grouping(name: str, year: int | None, dataset: str = "toy") -> dict:
+    at = None if year is None else datetime(year, 1, 1, tzinfo=UTC)
+    return {"image_id": IMAGE_IDS[0], "grouping": name, "dataset": dataset, "group_id": name, "grouped_at": at}
+
+
+@pytest.mark.parametrize(
+    ("stored", "current"),
+    [
+        ([("a", 2026), ("b", 2025), ("c", None)], "a"),
+        ([("a", 2026), ("b", 2026)], "b"),
+        ([("a", None), ("b", None)], "b"),
+    ],
+)
+def test_the_newest_grouping_of_a_data_set_is_the_current_one(tmp_path, stored, current):
+    store = Store.create(tmp_path / "store")
+    store.put(GROUPS, [_grouping(*one) for one in stored] + [_grouping("z", 2030, "other")])
+    shown = sql.run(store, "SELECT dataset, grouping FROM current_groups ORDER BY dataset")
+    assert shown.rows() == [("other", "z"), ("toy", current)]
+
+
+def test_an_image_of_many_groupings_and_mask_sources_is_one_row_of_facts(tmp_path):
     store = filled_store(tmp_path / "store")
-    store.put(GROUPS, [{"image_id": IMAGE_IDS[0], "grouping": "frames-000000000002", "dataset": "toy", "size": 1}])
-    assert sql.image_ids(store, "label = 'benign'") == IMAGE_IDS[:4]
+    store.put(GROUPS, [_grouping("old", 2020), _grouping("older", 2019)])
+    masks = sql.run(store, "SELECT * FROM masks").to_dicts()
+    store.put(TABLES["masks"], [{**m, "source_id": "medsam", "n_lesions": 9, "png": b""} for m in masks])
+    facts = sql.run(store, "SELECT image_id, grouping, n_lesions FROM image_facts ORDER BY 1")
+    assert facts["image_id"].to_list() == IMAGE_IDS
+    assert set(facts["grouping"]) == {GROUPING}
+    assert max(facts["n_lesions"]) == 2
+
+
+def test_a_run_made_anew_takes_the_place_of_the_old(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSS"), ("alpha", 1, 1, "WWW")])
+    (run,) = sql.run(store, "SELECT * FROM runs WHERE seed = 0").to_dicts()
+    later = {**run, "run_id": "a-later-one", "finished_at": run["finished_at"] + timedelta(days=1)}
+    undated = {**run, "run_id": "z-undated", "finished_at": None}
+    failed = {**later, "run_id": "failed", "status": "failed", "finished_at": run["finished_at"] + timedelta(days=2)}
+    tuned = {**run, "run_id": "tuned", "parameters": '{"k":2}'}
+    store.put(TABLES["runs"], [later, undated, failed, tuned])
+    shown = sql.run(store, "SELECT run_id FROM current_runs ORDER BY 1")["run_id"].to_list()
+    assert shown == ["a-later-one", "run-alpha-1-1", "tuned"]
+    accuracy = sql.run(store, "SELECT run_id, value FROM results WHERE metric = 'accuracy'")
+    assert accuracy.rows() == [("run-alpha-1-1", 0.0)]
 
 
 ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range % 7 = b.range % 3"

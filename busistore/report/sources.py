@@ -14,7 +14,10 @@ import polars as pl
 from busistore import queries, sql
 from busistore.store import Store
 
-_DERIVED = {"results": ("runs", "metrics"), "image_facts": ("images", "masks", "groups")}  # views that are no tables
+_DERIVED = {
+    "current_groups": ("groups",), "current_runs": ("runs",), "results": ("runs", "metrics"),
+    "image_facts": ("images", "masks", "groups"),
+}  # fmt: skip  # views that are no tables
 
 
 @dataclass(frozen=True)
