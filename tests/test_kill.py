@@ -79,7 +79,7 @@ def test_killed_runs_end_as_if_nothing_had_happened(prepared, uninterrupted, tmp
         left = Store.open(path)
         n_before = sum(left.count(name) for name in left.names() if name.startswith("embeddings."))
         n_partial += 0 < n_before < len(uninterrupted[0])
-        subprocess.run([*COMMAND, "--store", str(path)], check=True)
+        encode(left, MODEL, batch_size=4)
         ids, values = stored(path)
         assert ids == uninterrupted[0]
         assert (values == uninterrupted[1]).all()
