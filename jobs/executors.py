@@ -67,7 +67,7 @@ def on_ray(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
         import ray
     except ImportError:
         raise BusistoreError("the ray executor needs Ray; `pip install busistore[ray]` brings it") from None
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     remote = ray.remote(guarded)
     waiting: deque = deque()
     for key, item in items:
