@@ -14,7 +14,7 @@ HIDDEN = "lance of "  # prefix of the names under which larger tables are regist
 FILES = ("png",)
 
 # Views made of others, in the order in which they are made. Several groupings of a data set may be stored, and a run
-# is made anew when its pixels change; what counts now is the newest of each.
+# is made anew when its pixels change; what counts now is the newest, and of runs first those of the pixels of now.
 JOINED = {
     "current_groups": """
 SELECT * FROM groups g SEMI JOIN (
@@ -22,11 +22,21 @@ SELECT * FROM groups g SEMI JOIN (
     QUALIFY row_number() OVER (PARTITION BY dataset ORDER BY max(grouped_at) DESC NULLS LAST, grouping DESC) = 1
 ) newest ON g.grouping = newest.grouping AND g.dataset IS NOT DISTINCT FROM newest.dataset
 """,
+    # What runs.inputs_sha256 would be now; no row where an image of the split has no vector of its present pixels.
+    "split_inputs": """
+SELECT s.split_id, e.model_id, e.recipe_id,
+       sha256(string_agg(s.image_id || ' ' || e.input_sha256, chr(10) ORDER BY s.image_id)) AS inputs_sha256
+FROM (SELECT *, count(*) OVER (PARTITION BY split_id) AS n FROM splits WHERE part IN ('train', 'val', 'test')) s
+JOIN images i USING (image_id)
+JOIN preprocessed p ON p.image_id = s.image_id AND p.source_sha256 = i.pixels_sha256
+JOIN embeddings e ON e.image_id = s.image_id AND e.recipe_id = p.recipe_id AND e.input_sha256 = p.pixels_sha256
+GROUP BY s.split_id, e.model_id, e.recipe_id HAVING count(*) = any_value(s.n)
+""",
     "current_runs": """
-SELECT * FROM runs WHERE status = 'done'
+SELECT r.* FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
 QUALIFY row_number() OVER (
-    PARTITION BY dataset, split_id, episode_id, method, model_id, recipe_id, parameters, protocol
-    ORDER BY finished_at DESC NULLS LAST, run_id DESC
+    PARTITION BY r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.recipe_id, r.parameters, r.protocol
+    ORDER BY r.inputs_sha256 IS NOT DISTINCT FROM n.inputs_sha256 DESC, r.finished_at DESC NULLS LAST, r.run_id DESC
 ) = 1
 """,
     "results": """

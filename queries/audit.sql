@@ -40,7 +40,8 @@ WITH checks AS (
     UNION ALL SELECT dataset, 10, label, 1, image_id FROM facts WHERE is_empty
     UNION ALL SELECT dataset, 11, '', n, ids FROM same_file
     UNION ALL SELECT dataset, 12, '', n, ids FROM same_pixels
-    UNION ALL SELECT dataset, 13, grouping, n, format('{} ({:.3f})', ids, most) FROM alike
+    UNION ALL SELECT dataset, 13, grouping, n, ids || coalesce(format(' ({:.3f})', most), ' (one patient)')
+        FROM alike
     UNION ALL SELECT dataset, 14, grouping, n, ids FROM alike WHERE spans
     UNION ALL SELECT DISTINCT dataset, p.position, 'not searched yet', NULL, NULL
         FROM images, (VALUES (13), (14)) p(position)
@@ -53,7 +54,7 @@ WITH checks AS (
 SELECT
     d.dataset, c.finding, coalesce(f.value, '') AS value,
     (CASE WHEN count(f.position) = 0 THEN 0 ELSE sum(f.n) END)::BIGINT AS n,
-    CASE WHEN c.position BETWEEN 11 AND 14 THEN count(f.example) END AS n_sets,
+    CASE WHEN c.position BETWEEN 11 AND 14 THEN count(f.n) END AS n_sets,
     replace(coalesce(array_to_string(list_sort(list(f.example))[:3], '; '), ''), d.dataset || '/', '') AS examples
 FROM datasets d CROSS JOIN checks c LEFT JOIN found f ON f.dataset = d.dataset AND f.position = c.position
 WHERE $dataset IS NULL OR d.dataset = $dataset

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import polars as pl
 import pytest
 
 from busistore import schema, sql
-from tests.filled import IMAGE_IDS, SPLIT, filled_store
+from busistore.ids import sha256
+from tests.filled import (
+    GROUPING,
+    IMAGE_IDS,
+    MODEL_IDS,
+    NOW,
+    RECIPE_ID,
+    SPLIT,
+    filled_store,
+    inputs_sha256,
+    put_runs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +44,67 @@ def test_coverage_names_data_that_nothing_was_done_with(tmp_path):
     assert row.select("recipe", "model", "n_images", "n_preprocessed", "n_encoded").rows() == [(None, None, 1, 0, 0)]
 
 
+def _changed(store, table: schema.Table, image_id: str, **changes) -> None:
+    (row,) = sql.run(store, f"SELECT * FROM {table.name} WHERE image_id = $image", {"image": image_id}).to_dicts()
+    store.put(table, [{**row, **changes, "png": b""}], replace=True)
+
+
+def _stale(store, *stages: str) -> list[tuple]:
+    rows = sql.run(store, "stale").filter(pl.col("stage").is_in(stages))
+    return rows.select("stage", "image_id", "model", "now").rows()
+
+
+def test_runs_are_stale_whose_vectors_are_not_those_they_learned_from(tmp_path):
+    """beta lacks the vector of a val image, alpha none; then an image changes, and an image outside of the split."""
+    store = filled_store(tmp_path / "store")
+    rows = sql.run(store, "stale").select("stage", "model", "run_id", "made_from", "now").rows()
+    beta = [f"run-beta-{shots}-{seed}" for shots in (1, 2) for seed in range(3)]
+    assert rows == [("run", "beta", run_id, inputs_sha256(), None) for run_id in beta]
+    image = sql.run(store, "SELECT * FROM images LIMIT 1").to_dicts()[0]
+    store.put(schema.IMAGES, [{**image, "image_id": "toy/benign-0005", "png": b""}])
+    assert len(_stale(store, "run")) == 6
+    _changed(store, schema.IMAGES, "toy/benign-0001", pixels_sha256="0" * 64)
+    assert len(_stale(store, "run")) == 12
+
+
+def test_a_run_on_other_pixels_is_stale_whatever_was_encoded_since(tmp_path):
+    """Image, preprocessed image and vector are replaced together: all agree, and only the runs are of before."""
+    store = filled_store(tmp_path / "store")
+    _changed(store, schema.IMAGES, "toy/benign-0001", pixels_sha256="0" * 64)
+    _changed(store, schema.PREPROCESSED, "toy/benign-0001", source_sha256="0" * 64, pixels_sha256="1" * 64)
+    name = schema.embeddings_name(MODEL_IDS["alpha"], RECIPE_ID)
+    rows = [r for r in store.read(name).to_pylist() if r["image_id"] == "toy/benign-0001"]
+    store.put(schema.embeddings_table(MODEL_IDS["alpha"], RECIPE_ID, 4),
+              [{**rows[0], "input_sha256": "1" * 64}], replace=True)  # fmt: skip
+    stale = sql.run(store, "stale").filter(pl.col("model") == "alpha")
+    pictures = {r["image_id"]: r["input_sha256"] for r in store.read(name).to_pylist()}
+    now = sha256("\n".join(f"{i} {pictures[i]}" for i in sorted(pictures)).encode())
+    assert set(stale.select("stage", "made_from", "now").rows()) == {("run", inputs_sha256(), now)}
+    again = [("alpha", 1, seed, "WWW") for seed in range(3)]
+    put_runs(store, again, prefix="anew", inputs_sha256=now, finished_at=NOW - timedelta(days=1))
+    left = sql.run(store, "stale").filter(pl.col("model") == "alpha")["run_id"].to_list()
+    assert left == [f"run-alpha-2-{seed}" for seed in range(3)]
+    board = sql.run(store, "leaderboard", {"metric": "accuracy", "shots": 1}).filter(pl.col("model") == "alpha")
+    assert board.select("n_seeds", "mean").rows() == [(3, 0.0)]
+
+
+def test_a_grouping_is_stale_where_an_image_is_newer(tmp_path):
+    store = filled_store(tmp_path / "store")
+    _changed(store, schema.IMAGES, "toy/benign-0001", ingested_at=NOW + timedelta(days=1))
+    image = sql.run(store, "SELECT * FROM images WHERE image_id = 'toy/benign-0002'").to_dicts()[0]
+    store.put(schema.IMAGES, [{**image, "image_id": "toy/benign-0005", "png": b""}])
+    rows = sql.run(store, "stale").filter(pl.col("stage") == "grouping").select("image_id", "grouping").rows()
+    assert rows == [("toy/benign-0001", GROUPING), ("toy/benign-0005", GROUPING)]
+
+
 def test_stale_rows_are_those_whose_pixels_changed(tmp_path):
     store = filled_store(tmp_path / "store")
-    image = sql.run(store, "SELECT * FROM images WHERE image_id = 'toy/benign-0001'").to_dicts()[0]
-    store.put(schema.IMAGES, [{**image, "pixels_sha256": "0" * 64, "png": b""}], replace=True)
-    assert sql.run(store, "stale").select("stage", "image_id", "now").rows() == [
-        ("preprocessed", "toy/benign-0001", "0" * 64)
-    ]
-    prepared = sql.run(store, "SELECT * FROM preprocessed WHERE image_id = 'toy/benign-0002'").to_dicts()[0]
-    store.put(schema.PREPROCESSED, [{**prepared, "pixels_sha256": "1" * 64, "png": b""}], replace=True)
-    found = sql.run(store, "stale").filter(pl.col("stage") == "embedding")
-    assert found.select("image_id", "model", "now").rows() == [("toy/benign-0002", "alpha", "1" * 64),
-                                                               ("toy/benign-0002", "beta", "1" * 64)]  # fmt: skip
+    _changed(store, schema.IMAGES, "toy/benign-0001", pixels_sha256="0" * 64)
+    stages = ("preprocessed", "embedding")
+    assert _stale(store, *stages) == [("preprocessed", "toy/benign-0001", None, "0" * 64)]
+    _changed(store, schema.PREPROCESSED, "toy/benign-0002", pixels_sha256="1" * 64)
+    assert _stale(store, "embedding") == [("embedding", "toy/benign-0002", "alpha", "1" * 64),
+                                          ("embedding", "toy/benign-0002", "beta", "1" * 64)]  # fmt: skip
     assert sql.run(store, "coverage")["n_stale"].to_list() == [1, 1]
 
 
@@ -128,3 +190,13 @@ def test_audit_tells_a_search_that_found_nothing_from_none(tmp_path):
     store.put(schema.GROUPS, [new])
     after = sql.run(store, "audit", {"dataset": "new"}).filter(pl.col("finding") == asked)
     assert after.select("value", "n").rows() == [("", 0)]
+
+
+def test_audit_counts_sets_that_only_a_patient_joins(tmp_path):
+    """Two images of one patient beside the two sets of like frames: no similarity is known of them."""
+    store = filled_store(tmp_path / "store")
+    rows = [r for r in store.read("groups").to_pylist() if r["image_id"] in ("toy/benign-0003", "toy/benign-0004")]
+    store.put(schema.GROUPS, [r | {"group_id": "G2", "size": 2} for r in rows], replace=True)
+    row = sql.run(store, "audit").filter(pl.col("finding") == "near-duplicates")
+    assert row.select("n", "n_sets").rows() == [(7, 3)]
+    assert "benign-0003 ~ benign-0004 (one patient)" in row["examples"].item().split("; ")
