@@ -1,7 +1,7 @@
--- What the runs cost: time by method, model, protocol and device.
+-- What the runs cost: time by method, model with its weights, recipe, protocol and device.
 -- $dataset: name of one data set (default: all)
 SELECT
-    method, model, protocol, device,
+    method, model, model_id, recipe, recipe_id, protocol, device,
     count(*) AS n_runs,
     round(sum(seconds), 6) AS total_s,
     median(seconds) AS median_s,
@@ -9,5 +9,5 @@ SELECT
     max(n_labelled) AS n_labelled_max
 FROM current_runs
 WHERE ($dataset IS NULL OR dataset = $dataset)
-GROUP BY method, model, protocol, device
-ORDER BY method, model, protocol, device
+GROUP BY method, model, model_id, recipe, recipe_id, protocol, device
+ORDER BY method, model, model_id, recipe, recipe_id, protocol, device

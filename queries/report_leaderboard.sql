@@ -34,4 +34,4 @@ SELECT
 FROM largest
 WHERE shots = coalesce(CAST($shots AS INTEGER), most)
 GROUP BY ALL
-ORDER BY macro_f1 DESC NULLS LAST, method, model_id, recipe_id, parameters
+ORDER BY dataset, split_id, protocol, macro_f1 DESC NULLS LAST, method, model_id, recipe_id, parameters
