@@ -21,22 +21,15 @@ from busistore.ids import content_id
 PARTS = ("train", "val", "test")
 EXCLUDED = "excluded"  # in the data set, outside the primary analysis
 FRACTIONS = (0.7, 0.15, 0.15)
-
-_PART_WORDS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test", "excluded": EXCLUDED,
-}  # fmt: skip
+_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _NAME_COLUMNS = ("image_id", "image", "filename", "file")
 _PART_COLUMNS = ("part", "split")
 
 
 def grouped_split(
-    image_ids: Sequence[str],
-    labels: Sequence[str],
-    groups: Sequence[str],
-    seed: int,
+    image_ids: Sequence[str], labels: Sequence[str], groups: Sequence[str], seed: int,
     fractions: Sequence[float] = FRACTIONS,
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     """The part of each image: "train", "val", "test", or "excluded" for groups that span classes.
 
     Of each class the groups are put in a line, in the order of a hash of seed and first image id, and the line
@@ -62,19 +55,14 @@ def grouped_split(
     _check_fractions(fractions)
     if not len(image_ids) == len(labels) == len(groups) == len(set(image_ids)):
         raise ValueError("image ids must be unique and as many as labels and groups")
-    members: dict[object, list[tuple[str, str]]] = defaultdict(list)
-    for image_id, label, group in zip(image_ids, labels, groups):
-        members[group].append((image_id, label))
-    parts: dict[str, str] = {}
-    lines: dict[str, list[list[str]]] = defaultdict(list)
-    for group in members.values():
-        ids = sorted(image_id for image_id, _ in group)
-        if len({label for _, label in group}) > 1:
-            parts |= dict.fromkeys(ids, EXCLUDED)
-        else:
-            lines[group[0][1]].append(ids)
-    for line in lines.values():
-        line.sort(key=lambda ids: _hash(f"split/{seed}/{ids[0]}"))
+    label_of, group_of = dict(zip(image_ids, labels)), dict(zip(image_ids, groups))
+    mixed = mixed_groups(group_of, label_of)
+    parts = {image_id: EXCLUDED for image_id in image_ids if group_of[image_id] in mixed}
+    for label in set(labels):
+        members: dict[object, list[str]] = defaultdict(list)
+        for image_id in sorted(i for i in image_ids if label_of[i] == label and i not in parts):
+            members[group_of[image_id]].append(image_id)
+        line = sorted(members.values(), key=lambda ids: _hash(f"split/{seed}/{ids[0]}"))
         for ids, part in zip(line, _cut_line([len(ids) for ids in line], fractions)):
             parts |= dict.fromkeys(ids, part)
     return dict(sorted(parts.items()))
@@ -109,9 +97,7 @@ def _cut_line(sizes: list[int], fractions: Sequence[float]) -> list[str]:
 def cut_groups(parts: Mapping[str, str], groups: Mapping[str, str]) -> list[str]:
     """Sorted names of the groups with images in two or more of train, val and test.
 
-    Args:
-        parts: image id -> part; images in any other part do not count.
-        groups: image id -> group; an image that is not named is a group of its own.
+    `parts` is image id -> part, `groups` image id -> group; an image without a group is one of its own.
     """
     seen: dict[str, set[str]] = defaultdict(set)
     for image_id, part in parts.items():
@@ -120,11 +106,21 @@ def cut_groups(parts: Mapping[str, str], groups: Mapping[str, str]) -> list[str]
     return sorted(group for group, where in seen.items() if len(where) > 1)
 
 
-def check_leakage(parts: Mapping[str, str], groups: Mapping[str, str]) -> None:
-    """Refuse a split that cuts a group.
+def mixed_groups(groups: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group -> its classes, sorted, of the groups that span classes; from image id -> group and image id -> class."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for image_id in groups.keys() & labels.keys():
+        seen[groups[image_id]].add(labels[image_id])
+    return {group: sorted(classes) for group, classes in seen.items() if len(classes) > 1}
+
+
+def check_leakage(parts: Mapping[str, str], groups: Mapping[str, str], labels: Mapping[str, str] | None = None) -> None:
+    """Refuse a split that cuts a group, or, where labels are given, has an image of a mixed group in val or test.
+
+    `labels` is image id -> class of the whole data set; `parts` and `groups` are those of `cut_groups`.
 
     Raises:
-        Leakage: names the number of groups cut and one of them with its images.
+        Leakage: names how many, and one of them.
     """
     cut = cut_groups(parts, groups)
     if cut:
@@ -132,6 +128,14 @@ def check_leakage(parts: Mapping[str, str], groups: Mapping[str, str]) -> None:
         raise Leakage(
             f"the split cuts {len(cut)} of {len(set(groups.values()))} near-duplicate groups, such as {cut[0]} "
             f"({', '.join(example[:4])}); split by groups, or add --allow-leakage to measure what it does"
+        )
+    mixed = mixed_groups(groups, labels or {})
+    judged = sorted(i for i, part in parts.items() if part in ("val", "test") and groups.get(i) in mixed)
+    if judged:
+        example = f"{judged[0]} in {parts[judged[0]]} ({groups[judged[0]]}: {', '.join(mixed[groups[judged[0]]])})"
+        raise Leakage(
+            f"{len(judged)} val and test images are in near-duplicate groups of several classes, such as {example}; "
+            f"put them in part '{EXCLUDED}', or add --allow-leakage to measure what they do"
         )
 
 
@@ -159,8 +163,7 @@ def read_split_csv(path: str | Path, image_ids: Iterable[str], labels: Iterable[
     separate.
 
     Raises:
-        BadInput: no such file or columns, an unknown or ambiguous image, an unknown part, an image named twice, a
-            label that differs; with the line.
+        BadInput: no such file, columns, image or part, an ambiguous or repeated image, another label; with the line.
     """
     label_of = dict(zip(image_ids, labels))
     by_key: dict[tuple, list[str]] = defaultdict(list)
@@ -169,13 +172,14 @@ def read_split_csv(path: str | Path, image_ids: Iterable[str], labels: Iterable[
     parts: dict[str, str] = {}
     for where, name, part, label in _split_rows(Path(path)):
         image_id = _find_image(where, name, label_of, by_key)
-        if part.lower() not in _PART_WORDS:
+        word = _SYNONYMS.get(part.lower(), part.lower())
+        if word not in (*PARTS, EXCLUDED):
             raise BadInput(f"{where}: no part '{part}' (known: {', '.join((*PARTS, EXCLUDED))})")
         if image_id in parts:
             raise BadInput(f"{where}: '{name}' is named a second time; keep one line for each image")
         if label and label.lower() != label_of[image_id]:
             raise BadInput(f"{where}: '{name}' is labelled {label} here and {label_of[image_id]} in the store")
-        parts[image_id] = _PART_WORDS[part.lower()]
+        parts[image_id] = word
     return dict(sorted(parts.items()))
 
 
@@ -239,13 +243,12 @@ def sample_episode(labels: Mapping[str, str], shots: int, seed: int) -> dict[str
     Args:
         labels: image id -> class, of the training part; in any order.
         shots: images per class, at least 1.
-        seed: any integer.
 
     Returns:
         class -> image ids in the order drawn; classes sorted.
 
     Raises:
-        BusistoreError: a class has fewer images than `shots`, there are no images, or `shots` is below 1.
+        BusistoreError: no images, fewer of a class than `shots`, or `shots` below 1.
     """
     return next(sample_episodes(labels, [shots], [seed]))[2]
 
@@ -271,10 +274,8 @@ def _check_shots(members: Mapping[str, list[str]], shots: Sequence[int]) -> None
         raise BusistoreError(f"{min(shots)} shots: at least 1 image per class is drawn")
     label = min(sorted(members), key=lambda label: len(members[label]))
     if len(members[label]) < max(shots):
-        raise BusistoreError(
-            f"{max(shots)} shots, but class '{label}' has {len(members[label])} training images; "
-            f"ask for at most {len(members[label])} shots"
-        )
+        has = f"{max(shots)} shots, but class '{label}' has {len(members[label])} training images"
+        raise BusistoreError(f"{has}; ask for at most {len(members[label])} shots")
 
 
 def _draw(ids: Sequence[str], n: int, seed: int, label: str) -> list[str]:

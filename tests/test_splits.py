@@ -137,6 +137,38 @@ def test_a_leaky_split_is_refused_with_an_example():
     splits.check_leakage({"a": "train", "c": "test"}, GROUPS)
 
 
+CLASS_OF = {"a": "benign", "b": "benign", "c": "benign", "d": "normal", "e": "malignant", "f": "normal"}
+
+
+def test_mixed_groups_name_their_classes():
+    assert splits.mixed_groups(GROUPS, CLASS_OF) == {"g2": ["benign", "malignant"]}
+    assert splits.mixed_groups(GROUPS, {}) == splits.mixed_groups({}, CLASS_OF) == {}
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_published_split_may_not_judge_on_a_group_of_several_classes(part):
+    """g2 spans benign (c) and malignant (e); cutting nothing does not make it fit to be judged on."""
+    parts = {"a": "train", "b": "train", "c": part, "e": part, "d": "val", "f": "val"}
+    with pytest.raises(Leakage, match=rf"^2 val and test .* c in {part} \(g2: benign, malignant\).*excluded") as caught:
+        splits.check_leakage(parts, GROUPS, CLASS_OF)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(Leakage, match=r"^1 val and test .* such as c in"):  # e is in no part, yet in the data set
+        splits.check_leakage(parts | {"e": "excluded"}, GROUPS, CLASS_OF)
+    splits.check_leakage(parts, GROUPS)
+    splits.check_leakage(parts | {"c": "train", "e": "train"}, GROUPS, CLASS_OF)
+    splits.check_leakage(parts | {"c": "excluded", "e": "excluded"}, GROUPS, CLASS_OF)
+    with pytest.raises(Leakage, match="cuts 1 of 3"):
+        splits.check_leakage(parts | {"a": "test"}, GROUPS, CLASS_OF)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data_sets(), st.integers(0, 99))
+def test_a_drawn_split_is_never_refused(data, seed):
+    ids, labels, groups = data
+    parts = splits.grouped_split(ids, labels, groups, seed)
+    splits.check_leakage(parts, dict(zip(ids, groups)), dict(zip(ids, labels)))
+
+
 def test_exposure_counts_test_images():
     assert splits.exposure(["g1", "g1", "g2", "g3"], ["g1", "g9", "g1"]) == 0.5
     assert splits.exposure(["g1"], []) == 0
