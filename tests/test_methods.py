@@ -8,10 +8,12 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from busistore.errors import BusistoreError, UnknownName
 from busistore.ids import canonical_json
-from busistore.methods import METHODS, PROTOCOLS, Labelled, with_parameters
+from busistore.methods import METHODS, PROTOCOLS, Labelled, n_groups, with_parameters
 from busistore.methods.base import normalise
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe, _folds
@@ -47,18 +49,48 @@ def test_every_method_keeps_the_agreement(name, protocol):
     assert again.chosen == outcome.chosen
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_strict_sees_no_validation_image(name):
-    method = METHODS[name]()
-    with_val = method.fit_predict(SUPPORT, VAL, TEST.features, 3, "strict")
-    without = method.fit_predict(SUPPORT, None, TEST.features, 3, "strict")
-    assert np.array_equal(with_val.probabilities, without.probabilities)
-    assert with_val.n_labelled == without.n_labelled == 12
+GARBLED = {
+    "permuted": Labelled(VAL.features, np.random.default_rng(0).permutation(VAL.labels)),
+    "all one class": Labelled(VAL.features, np.zeros_like(VAL.labels)),
+    "the answers": TEST,
+    "noise": Labelled(np.random.default_rng(1).normal(size=VAL.features.shape), VAL.labels),
+    "not finite": Labelled(np.full_like(VAL.features, np.nan), VAL.labels),
+    "no image": Labelled(np.empty((0, 12)), np.empty(0, int)),
+    "not given": None,
+}
+
+
+def blind(name):
+    """The (method, protocol) that must not look at validation images; what chooses nothing never may."""
+    return [(name, "strict"), *([(name, "val-tuned")] if name == "prototype" else [])]
+
+
+@pytest.mark.parametrize(("name", "protocol"), [pair for name in METHODS for pair in blind(name)])
+@pytest.mark.parametrize("val", GARBLED.values(), ids=GARBLED)
+def test_validation_images_change_nothing_where_they_must_not_be_seen(name, protocol, val):
+    """A support that classifies badly, so that a choice made on other images would differ."""
+    support = clouds(4, 8, spread=6)
+    one, other = (METHODS[name]().fit_predict(support, v, TEST.features, 3, protocol) for v in (VAL, val))
+    assert np.array_equal(one.probabilities, other.probabilities)
+    assert one.chosen == other.chosen
+    assert (one.n_labelled, one.saw_val) == (other.n_labelled, other.saw_val) == (12, False)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"prototype"}))
+def test_the_same_garbling_does_change_what_is_chosen_on_validation_images(name):
+    """Else the test above could not fail."""
+    support = clouds(4, 8, spread=6)
+    seen = {what: METHODS[name]().fit_predict(support, val, TEST.features, 3, "val-tuned")
+            for what, val in GARBLED.items() if what in ("permuted", "the answers", "noise")}  # fmt: skip
+    assert all(outcome.saw_val for outcome in seen.values())
+    assert len({canonical_json(outcome.chosen) for outcome in seen.values()}) > 1
+    assert len({outcome.probabilities.tobytes() for outcome in seen.values()}) > 1
 
 
 @pytest.mark.parametrize(("name", "n"), [("linear-probe", 42), ("knn", 42), ("prototype", 12)])
 def test_labelled_images_consulted_are_counted(name, n):
-    assert METHODS[name]().fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned").n_labelled == n
+    outcome = METHODS[name]().fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned")
+    assert (outcome.n_labelled, outcome.saw_val) == (n, n > 12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -160,8 +192,79 @@ def test_strict_probe_leaves_each_shot_out_in_turn():
 
 
 def test_folds_keep_every_class_in_what_is_left():
-    labels = np.array([2, 0, 0, 1, 2, 1, 0, 2, 0, 0])
-    assert _folds(labels, 2).tolist() == [0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
+    support = Labelled(np.eye(10), np.array([2, 0, 0, 1, 2, 1, 0, 2, 0, 0]))
+    assert _folds(support, 3, 8).tolist() == [0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
+    one_group_each = support._replace(groups=np.arange(10)[::-1] * 7)
+    assert _folds(one_group_each, 3, 8).tolist() == _folds(support, 3, 8).tolist()
+
+
+def test_folds_of_groups_by_hand():
+    """Class 0: twins 5, 5, then 1, 8, 9 alone; class 1: 2, 2, then 3, 3; the largest first, to the emptiest fold."""
+    support = Labelled(np.eye(9), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 5, 8, 5, 9, 2, 3, 2, 3]))
+    assert _folds(support, 2, 8).tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 1]
+    assert _folds(support._replace(groups=np.array([1, 5, 8, 5, 9, 2, 2, 2, 2])), 2, 8) is None
+    mixed = support._replace(groups=np.array([4, 5, 8, 5, 9, 4, 3, 2, 3]))  # 4 spans both classes and goes first
+    assert _folds(mixed, 2, 8).tolist() == [0, 1, 2, 1, 0, 0, 1, 2, 1]
+    stuck = Labelled(np.eye(4), np.array([0, 1, 0, 1]), np.array([0, 0, 0, 0]))
+    assert _folds(stuck, 2, 8) is None
+
+
+@st.composite
+def supports(draw):
+    """Labels of two to four classes with groups, some of which may span classes."""
+    n = draw(st.integers(4, 30))
+    labels = draw(st.lists(st.integers(0, draw(st.integers(1, 3))), min_size=n, max_size=n))
+    groups = draw(st.lists(st.integers(0, draw(st.integers(1, 20))), min_size=n, max_size=n))
+    n_classes = len(set(labels))
+    labels = np.unique(labels, return_inverse=True)[1]
+    pure = draw(st.booleans())
+    return Labelled(np.zeros((n, 2)), labels, np.array(groups) + (100 * labels if pure else 0)), n_classes, pure
+
+
+@settings(max_examples=300, deadline=None)
+@given(supports(), st.integers(2, 8))
+def test_folds_part_no_group_and_stay_even(drawn, at_most):
+    support, n_classes, pure = drawn
+    fold = _folds(support, n_classes, at_most)
+    held = [len(set(support.groups[support.labels == c].tolist())) for c in range(n_classes)]
+    if fold is None:
+        assert min(held) < 2 or not pure
+        return
+    assert len(set(fold.tolist())) <= min(at_most, *held)
+    for g in set(support.groups.tolist()):
+        assert len(set(fold[support.groups == g].tolist())) == 1
+    for i in set(fold.tolist()):
+        assert set(support.labels[fold != i].tolist()) == set(range(n_classes))
+    if pure:
+        assert len(set(fold.tolist())) == min(at_most, *held)
+        for c in range(n_classes):
+            sizes = np.bincount(fold[support.labels == c], minlength=fold.max() + 1)
+            largest = max(np.bincount(support.groups[support.labels == c]))
+            assert np.ptp(sizes) <= largest
+
+
+def test_strict_probe_is_fooled_by_twins_unless_it_is_told_their_groups():
+    """Labels are chance and each image is there twice: held out alone it is found again, held out with its twin not."""
+    rng = np.random.default_rng(4)
+    features, labels = rng.normal(size=(24, 60)), np.repeat([0, 1], 12)
+    twins = Labelled(np.repeat(features, 2, axis=0), np.repeat(labels, 2))
+    grouped = twins._replace(groups=np.repeat(np.arange(24), 2))
+    fooled, honest = (LinearProbe().fit_predict(s, None, features, 2, "strict").chosen for s in (twins, grouped))
+    assert fooled["held_out_macro_f1"] == 1
+    assert honest["held_out_macro_f1"] < 0.75
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", METHODS)
+def test_groups_number_what_is_independent_and_change_no_fit_by_their_names(name, protocol):
+    groups = np.array([0, 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 8])
+    one = METHODS[name]().fit_predict(SUPPORT._replace(groups=groups), VAL, TEST.features, 3, protocol)
+    other = METHODS[name]().fit_predict(SUPPORT._replace(groups=90 - groups), VAL, TEST.features, 3, protocol)
+    assert np.array_equal(one.probabilities, other.probabilities)
+    assert n_groups(SUPPORT) == 12
+    assert n_groups(SUPPORT._replace(groups=groups)) == 9
+    with pytest.raises(ValueError, match=r"12 support images, groups of shape \(3,\)"):
+        METHODS[name]().fit_predict(SUPPORT._replace(groups=groups[:3]), VAL, TEST.features, 3, protocol)
 
 
 def test_a_probe_that_stops_early_says_so():

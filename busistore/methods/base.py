@@ -22,10 +22,23 @@ PROTOCOLS = {
 
 
 class Labelled(NamedTuple):
-    """Images with their classes: features (N, D) as stored, labels (N,) int class numbers from 0."""
+    """Images with their classes: features (N, D) as stored, labels (N,) int class numbers from 0.
+
+    groups: (N,) int, equal for near-duplicates of one another; None where every image is a group of its own.
+    """
 
     features: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
+
+
+def n_groups(images: Labelled) -> int:
+    """How many near-duplicate groups the images are of: what they are worth as independent examples, at most.
+
+    >>> n_groups(Labelled(np.eye(3), np.array([0, 0, 1]), np.array([7, 7, 9])))
+    2
+    """
+    return len(images.labels) if images.groups is None else len(np.unique(images.groups))
 
 
 @dataclass(frozen=True)
@@ -35,11 +48,13 @@ class Outcome:
     probabilities: (M, C) float64, rows sum to 1.
     chosen: what was chosen, as JSON types, such as {"C": 1.0}.
     n_labelled: labelled images consulted: support, and validation where it was looked at.
+    saw_val: whether the validation part was looked at.
     """
 
     probabilities: np.ndarray
     chosen: dict[str, Any] = field(default_factory=dict)
     n_labelled: int = 0
+    saw_val: bool = False
 
 
 class Method(Protocol):
@@ -74,6 +89,10 @@ class Inputs(NamedTuple):
     def n_labelled(self) -> int:
         return len(self.support.labels) + (len(self.val.labels) if self.val else 0)
 
+    def outcome(self, probabilities: np.ndarray, chosen: dict[str, Any]) -> Outcome:
+        """The predictions, with the labelled images that these inputs gave sight of."""
+        return Outcome(probabilities, chosen, self.n_labelled, self.val is not None)
+
 
 def prepare(
     method: Method,
@@ -102,7 +121,9 @@ def prepare(
         val = None
     elif val is None or not len(val.labels):
         raise BusistoreError(f"{method.name} has no validation images to choose on; use --protocol strict")
-    ready = Labelled(normalise(support.features, "support"), labels)
+    if support.groups is not None and np.shape(support.groups) != labels.shape:
+        raise ValueError(f"{len(labels)} support images, groups of shape {np.shape(support.groups)}")
+    ready = Labelled(normalise(support.features, "support"), labels, support.groups)
     ready_val = val and Labelled(normalise(val.features, "validation"), np.asarray(val.labels, np.int64))
     return Inputs(ready, ready_val, normalise(queries, "test"))
 

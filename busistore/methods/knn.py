@@ -42,7 +42,7 @@ class KNearest:
             chosen = {"k": k, "val_macro_f1": scores[k]}
         else:
             chosen = {"k": min(self.default_k, n)}
-        return Outcome(_votes(ready.support, ready.queries, n_classes, chosen["k"]), chosen, ready.n_labelled)
+        return ready.outcome(_votes(ready.support, ready.queries, n_classes, chosen["k"]), chosen)
 
     def _score(self, support: Labelled, val: Labelled, n_classes: int, k: int) -> float:
         return macro_f1(val.labels, _votes(support, val.features, n_classes, k).argmax(axis=1), n_classes)

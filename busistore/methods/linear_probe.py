@@ -16,9 +16,10 @@ class LinearProbe:
     """Multinomial logistic regression on L2-normalised embeddings (lbfgs, balanced class weights).
 
     Under "val-tuned" C is the first of `c_grid` with the best macro-F1 on the validation part. Under "strict" it is
-    the first with the best macro-F1 of predictions held out within the support: fold i leaves out the i-th image of
-    every class, so that what is left stays balanced, with at most `n_folds` folds; with one shot there is nothing to
-    leave out and C is `default_c`.
+    the first with the best macro-F1 of predictions held out within the support, group by group: no fold has a
+    near-duplicate of an image that it leaves out. There are as many folds as the class of fewest groups allows, at
+    most `n_folds`; where no two images are of one group, fold i leaves out the i-th image of every class, so that
+    what is left stays balanced. A class of one group cannot be left out, and C is then `default_c`.
 
     `tol` is scikit-learn's default, which the published protocol kept: lbfgs then stops short of the optimum, by
     some 1e-3 in probability at C=1 and more at larger C. Set it to 1e-10 for the optimum.
@@ -52,7 +53,7 @@ class LinearProbe:
             probe = self._fit(ready.support, c)
             probabilities = probe.predict_proba(ready.queries)
         chosen = {"C": c, "converged": bool(probe.n_iter_.max() < self.max_iter)}
-        return Outcome(probabilities, chosen | score, ready.n_labelled)
+        return ready.outcome(probabilities, chosen | score)
 
     def _choose_on(self, support: Labelled, val: Labelled, n_classes: int) -> tuple[float, dict[str, float]]:
         scores = {
@@ -62,14 +63,13 @@ class LinearProbe:
         return best, {"val_macro_f1": scores[best]}
 
     def _choose_within(self, support: Labelled, n_classes: int) -> tuple[float, dict[str, float]]:
-        n_folds = min(self.n_folds, int(np.bincount(support.labels).min()))
-        if n_folds < 2:
+        fold = _folds(support, n_classes, self.n_folds)
+        if fold is None:
             return self.default_c, {}
-        fold = _folds(support.labels, n_folds)
         scores = {}
         for c in self.c_grid:
             held_out = np.empty_like(support.labels)
-            for i in range(n_folds):
+            for i in np.unique(fold):
                 rest = Labelled(support.features[fold != i], support.labels[fold != i])
                 held_out[fold == i] = self._fit(rest, c).predict(support.features[fold == i])
             scores[c] = macro_f1(support.labels, held_out, n_classes)
@@ -86,9 +86,25 @@ class LinearProbe:
             return probe.fit(data.features, data.labels)
 
 
-def _folds(labels: np.ndarray, n_folds: int) -> np.ndarray:
-    """(N,) fold of each row: its rank within its class, modulo `n_folds`."""
-    rank = np.empty_like(labels)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
-    return rank % n_folds
+def _folds(support: Labelled, n_classes: int, at_most: int) -> np.ndarray | None:
+    """(N,) fold of each image, one for all of a group; None unless every class stays wherever a fold is left out.
+
+    Each group goes to the fold that so far has the fewest images of the group's classes, groups of several classes
+    first, then the largest. Folds are as even within each class as that makes them: to within the class's largest
+    group where no group has several classes. With groups of one image, an image's fold is its rank in its class.
+    """
+    _, group = np.unique(_groups(support), return_inverse=True)
+    counts = np.zeros((int(group.max()) + 1, n_classes), int)  # images by group and class
+    np.add.at(counts, (group, support.labels), 1)
+    n_folds = min(at_most, int((counts > 0).sum(axis=0).min()))
+    first = np.unique(group, return_index=True)[1]
+    load = np.zeros((n_folds, n_classes), int)
+    fold_of = np.empty(len(counts), int)
+    for g in np.lexsort((first, -counts.sum(axis=1), -(counts > 0).sum(axis=1))):
+        fold_of[g] = load[:, counts[g] > 0].sum(axis=1).argmin()
+        load[fold_of[g]] += counts[g]
+    return fold_of[group] if ((load > 0).sum(axis=0) > 1).all() else None
+
+
+def _groups(support: Labelled) -> np.ndarray:
+    return np.arange(len(support.labels)) if support.groups is None else support.groups

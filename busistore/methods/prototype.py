@@ -35,10 +35,11 @@ class Prototype:
         ready = prepare(self, support, val, queries, n_classes, protocol, chooses=False)
         logits = self.scale * ready.queries @ _means(ready, n_classes).T
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return Outcome(odds / odds.sum(axis=1, keepdims=True), {}, ready.n_labelled)
+        return ready.outcome(odds / odds.sum(axis=1, keepdims=True), {})
 
 
 def _means(ready: Inputs, n_classes: int) -> np.ndarray:
     """(C, D) class means of length 1."""
-    features, labels = ready.support
-    return normalise(np.stack([features[labels == c].mean(axis=0) for c in range(n_classes)]), "class mean")
+    support = ready.support
+    means = [support.features[support.labels == c].mean(axis=0) for c in range(n_classes)]
+    return normalise(np.stack(means), "class mean")
