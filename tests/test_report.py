@@ -11,6 +11,7 @@ import math
 import re
 import shutil
 import subprocess
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from PIL import Image
 
 from busistore import queries, report, schema, sql
 from busistore.errors import BusistoreError
-from busistore.report import charts, curves, flow, parts, pictures, settings, style
+from busistore.report import charts, curves, flow, grids, parts, pictures, settings, style
 from busistore.store import Store
-from tests.filled import filled_store, image_row
+from tests.filled import GROUPING, NOW, filled_store, image_row, put_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = ("flow", "learning-curves", "confusion", "roc", "reliability", "hardest-images")
@@ -273,6 +274,7 @@ def test_table1_counts_by_hand(page):
     assert rows["Lesion touches the edge"] == ["0 (0%)", "1 (25%)", "0 (0%)", "1 (8%)"]
     assert rows["Near-duplicate groups"] == ["1", "1", "1", "2"]
     assert rows["Images with a near-duplicate"] == ["2 (50%)", "1 (25%)", "2 (50%)", "5 (42%)"]
+    assert "add up to more than All" in page.read_text(encoding="utf-8")  # 1 + 1 + 1 groups, of which G0 counts twice
     assert rows["Training part"] == ["2 (50%)", "2 (50%)", "2 (50%)", "6 (50%)"]
 
 
@@ -282,7 +284,27 @@ def test_learning_curve_points_are_means_over_seeds(store, page):
     for model, metric, shots, mean in values.iter_rows():
         here = points.filter(Encoder=model, Metric=curves.METRICS[metric], Shots=shots)
         assert here["Mean"].to_list() == [pytest.approx(mean, abs=5e-5)]
-    assert set(points.filter(Metric="Macro-F1")["Interval"]) == {curves.TWO_WAY}
+    assert set(points.filter(Metric="Macro-F1")["Interval"]) == {"–"}, "one group a class says nothing of new images"
+
+
+def _points_of(n_seeds: int, wrong: tuple[int, ...] = (0, 3)) -> list[curves.Point]:
+    """Points of macro-F1 on six images of two classes, each its own group; with seed s image `wrong[s]` is wrong."""
+    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
+    values = pl.DataFrame([row | {"run_id": str(s), "value": 29 / 35} for s in range(n_seeds)])
+    labels = ["a", "a", "a", "b", "b", "b"]
+    rows = [
+        {"run_id": str(s), "image_id": str(k), "group_id": str(k), "label": label,
+         "predicted": label if k != wrong[s] else "ab".replace(label, "")}
+        for s in range(n_seeds) for k, label in enumerate(labels)
+    ]  # fmt: skip
+    return curves.points(values, pl.DataFrame(rows))
+
+
+@pytest.mark.parametrize(("n_seeds", "kind"), [(1, curves.ONE_WAY), (2, curves.TWO_WAY)])
+def test_intervals_of_macro_f1_cover_groups_and_say_whether_seeds(n_seeds, kind):
+    (point,) = _points_of(n_seeds)
+    assert (point.interval, point.n_seeds) == (kind, n_seeds)
+    assert 0 <= point.low < point.mean < point.high <= 1
 
 
 def test_intervals_fall_back_to_seeds_without_predictions():
@@ -291,18 +313,10 @@ def test_intervals_fall_back_to_seeds_without_predictions():
     (point,) = curves.points(values, None)
     half = 12.706204736432095 * math.sqrt(0.02) / math.sqrt(2)  # t(0.975, 1 degree of freedom)
     assert (point.mean, point.interval, point.n_seeds) == (pytest.approx(0.5), curves.STUDENT, 2)
-    assert (point.low, point.high) == pytest.approx((0.5 - half, 0.5 + half))
-
-
-def test_interval_of_one_seed_is_not_said_to_cover_seeds():
-    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 0}
-    values = pl.DataFrame([row | {"run_id": "1", "value": 0.5}])
-    said = [("x", "a", "a"), ("y", "a", "b"), ("z", "b", "b")]
-    columns = ("image_id", "label", "predicted")
-    outcomes = pl.DataFrame([dict(zip(columns, row)) | {"run_id": "1", "group_id": row[0]} for row in said])
-    (point,) = curves.points(values, outcomes)
-    assert (point.interval, point.n_seeds) == (curves.ONE_WAY, 1)
-    assert point.low <= point.mean <= point.high
+    assert half > 1, "Student's t alone would leave the range of the metric"
+    assert (point.low, point.high) == (0, 1)
+    (narrow,) = curves.points(values.with_columns(pl.col("value") / 100 + 0.5), None)
+    assert (narrow.low, narrow.high) == pytest.approx((0.505 - half / 100, 0.505 + half / 100))
 
 
 def test_chance_is_the_expected_f1_of_a_uniform_guess():
@@ -326,14 +340,118 @@ def test_mean_roc_by_hand():
     assert charts.mean_roc(rows.filter(label="benign")) is None
 
 
-def test_split_that_cuts_groups_is_said_aloud():
+def _words(newest: dict | None = None, **row) -> str:
+    """What is said of one split with 3 runs, made of the grouping g1."""
     from busistore.report.data import leakage_words
 
-    row = {"n_runs": 3, "n_groups_cut": 0, "exposure_support_max": 0.0, "exposure_val_max": 0.0}
-    assert "No test image of any run" in leakage_words([row])
-    leaky = row | {"n_groups_cut": 2, "exposure_support_max": 0.125}
-    assert leakage_words([leaky]).startswith("2 near-duplicate groups are cut by a split")
-    assert "Up to 12.5%" in leakage_words([leaky])
+    before = {"split_id": "s", "grouping": "g1", "n_runs": 3, "n_groups_cut": 0}
+    before |= {"exposure_support_max": 0.0, "exposure_val_max": 0.0}
+    return leakage_words([before | row], {"s": newest} if newest else {})
+
+
+def test_split_that_cuts_groups_is_said_aloud():
+    assert _words().startswith("No near-duplicate group that a split was made of is cut by it. No test image")
+    assert _words(n_groups_cut=2).startswith("2 near-duplicate groups are cut by a split: scores on it are optimistic.")
+
+
+def test_cuts_of_a_newer_grouping_are_said_apart():
+    assert "These groups are of the newest grouping." in _words({"grouping": "g1", "n_groups_cut": 0})
+    assert "Of the newest grouping, g2, 1 group is cut" in _words({"grouping": "g2", "n_groups_cut": 1})
+    assert "Nor is a group of the newest grouping, g2." in _words({"grouping": "g2", "n_groups_cut": 0})
+
+
+def test_exposure_names_only_the_parts_that_runs_looked_at():
+    assert "in the support or validation images that it used" in _words()
+    unseen = _words(exposure_val_max=None)
+    assert "in the support images that it used. No run looked at validation images." in unseen
+    leaky = _words(exposure_support_max=0.125)
+    assert "have a near-duplicate where it learned: 12.5% in its support images." in leaky
+    assert "No run has recorded its exposure" in _words(exposure_support_max=None, exposure_val_max=None)
+
+
+def test_newest_grouping_counts_whatever_its_name(tmp_path):
+    """A later grouping that joins a train and a test image, with a name that sorts first."""
+    store = filled_store(tmp_path / "store")
+    joined = {"toy/normal-0001", "toy/normal-0004"}
+    later = {"grouping": "a-later", "grouped_at": NOW + timedelta(days=1)}
+    rows = [r | later | ({"group_id": "J", "size": 2} if r["image_id"] in joined else {"group_id": r["image_id"]})
+            for r in store.read("groups").to_pylist()]  # fmt: skip
+    store.put(schema.GROUPS, rows)
+    path = report.build(store, tmp_path / "out")
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert column(outline(path).tables["leakage"], "Groups cut") == ["0"]
+    assert column(outline(path).tables["leakage"], "Cut, newest grouping") == ["1"]
+    assert f"The split was made of the grouping {GROUPING}; groups are counted by the newest one, a-later." in text
+
+
+# Which settings may be compared
+
+
+def _grid(*rows: tuple) -> grids.Grid:
+    """A grid of rows (method, shots, seeds, episodes)."""
+    ids_ = {"model_id": "a", "recipe_id": "r", "parameters": "{}"}
+    return grids.grid(
+        ids_ | {"method": m, "shots": s, "seeds": list(seeds), "episode_ids": list(episodes), "n_runs": len(seeds)}
+        for m, s, seeds, episodes in rows
+    )  # fmt: skip
+
+
+def test_settings_are_compared_at_the_most_shots_that_all_have_with_equal_seeds():
+    both = [(m, s, (0, 1), (f"{s}a", f"{s}b")) for m in "xy" for s in (1, 2)]
+    assert _grid(*both).shots == 2
+    assert _grid(*both, ("x", 4, (0,), ("4a",))).shots == 2
+    uneven = _grid(*both, ("x", 4, (0,), ("4a",)), ("y", 4, (0, 1), ("4a", "4b")))
+    assert (uneven.shots, uneven.same_sets, uneven.one_set) == (2, True, False)
+    assert "Runs at 4 do not cover all settings equally" in uneven.words()
+    assert uneven.n_runs() == [1, 2]
+    apart = _grid(("x", 1, (0,), "a"), ("y", 2, (0,), "b"))
+    assert (apart.shots, apart.same_sets, apart.several) == (None, False, False)
+    assert "they are not ranked" in apart.words()
+    assert grids.grid([]).shots is None
+
+
+def test_equal_support_sets_are_claimed_only_where_they_are_equal():
+    other = _grid(("x", 1, (0,), ("e",)), ("y", 1, (0,), ("f",)))
+    assert (other.shots, other.same_sets, other.one_set) == (1, False, False)
+    unknown = _grid(("x", 1, (0,), ()), ("y", 1, (0,), ()))
+    assert (unknown.shots, unknown.same_sets, unknown.one_set) == (1, False, False)
+
+
+def test_one_run_at_more_shots_changes_no_comparison(page, tmp_path):
+    """`alpha` alone also at 4 shots, one seed, all right: the leaderboard and the figures stay at 2 shots."""
+    store = filled_store(tmp_path / "store")
+    put_runs(store, [("alpha", 4, 0, "SSS")])
+    again = report.build(store, tmp_path / "out")
+    assert outline(again).tables["leaderboard"] == outline(page).tables["leaderboard"]
+    for name in ("confusion", "predictions"):
+        assert (again.parent / f"{name}.csv").read_text() == (page.parent / f"{name}.csv").read_text()
+    text = again.read_text(encoding="utf-8")
+    assert "The best of 2 settings at 2 labelled images per class" in text
+    assert "Runs at 4 do not cover all settings equally and are not compared." in text
+    assert "1–3 for each setting and number of shots" in text
+
+
+def test_settings_without_common_shots_are_shown_but_not_ranked(tmp_path):
+    store = filled_store(tmp_path / "store")
+    gone = [f"run-alpha-2-{s}" for s in range(3)] + [f"run-beta-1-{s}" for s in range(3)]
+    store.delete("runs", " OR ".join(f"run_id = '{r}'" for r in gone))
+    path = report.build(store, tmp_path / "out")
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert "Settings, not ranked" in text
+    assert "none is called the best" in text
+    assert "The best of" not in text
+    assert "The leader" not in text
+    assert column(outline(path).tables["leaderboard"], "Shots") == ["1", "2"]
+    assert "linear-probe, 2 shots" in text
+    drawn = pl.read_csv(path.parent / "confusion.csv").select("model", "shots")
+    assert set(drawn.rows()) == {("alpha", 1), ("beta", 2)}
+
+
+def test_commit_is_not_cut(tmp_path):
+    store = filled_store(tmp_path / "store")
+    runs = [r | {"commit": "0" * 40 + "-dirty"} for r in store.read("runs").to_pylist()]
+    store.put(schema.RUNS, runs, replace=True)
+    assert column(outline(report.build(store, tmp_path / "out")).tables["settings"], "Commit") == ["0" * 40 + "-dirty"]
 
 
 # Pieces
@@ -379,6 +497,15 @@ def test_flow_counts_stages():
     assert "1\N{NARROW NO-BREAK SPACE}200 images" in flow.flow(rows)[0].alt
 
 
+def test_flow_accounts_for_every_image():
+    sizes = {"train": 5, "val": 1, "test": 2, "excluded": 3}
+    rows = [{"stage": "parts", "part": part, "n": n} for part, n in sizes.items()]
+    rows.append({"stage": "images", "part": "", "n": 12})
+    box = flow.boxes(rows)[2]
+    assert (box.detail, box.more) == ("5 train · 1 val · 2 test", "3 excluded, 1 not in the split")
+    assert all(">3 excluded, 1 not in the split<" in panel.svg for panel in flow.flow(rows))
+
+
 def test_drawings_follow_the_theme_and_have_no_fixed_size():
     with style.drawing(100, 80) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=style.SERIES[0])
@@ -401,6 +528,30 @@ def _luminance(colour: str) -> float:
     channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [1, 2])
+def test_ink_on_cells_stands_out_at_every_share(theme):
+    under = style.luminance(style._channels(style.COLOURS["paper"][theme]))
+    assert under == pytest.approx(_luminance(style.COLOURS["paper"][theme]))
+    themes = {values[0]: values[theme] for values in style.ON_CELLS.values()}
+    for percent in range(101):
+        opacity = charts.opacity(percent / 100)
+        cell = style.luminance(style.blend(style.COLOURS["s1"][theme], style.COLOURS["paper"][theme], opacity))
+        ink = _luminance(themes[style.ink_on("s1", opacity)])
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.5, percent
+
+
+def test_lines_differ_by_more_than_colour():
+    looks = [style.look(k) for k in range(36)]
+    assert len(set(looks)) == 36
+    assert len({dashes for _, _, dashes in looks[:6]}) == len({marker for _, marker, _ in looks[:6]}) == 6
+
+
+def test_roc_lines_have_styles_of_their_own():
+    curve = (np.array([0, 1]), np.array([0, 1]), 0.5)
+    drawn = charts.roc({"knn": (0, curve), "probe": (1, curve)}, "clip").svg
+    assert len(set(re.findall(r"stroke-dasharray: ([^;\"]+)", drawn))) == 2  # one for the diagonal, one for `probe`
 
 
 @pytest.mark.parametrize(("wanted", "gap"), [([0.5, 0.1, 0.52], 0.1), ([1, 1, 1, 1], 0.3), ([3.0], 1), ([], 1)])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from busistore.metrics import auroc
+from busistore.metrics import N_BINS, auroc
+from busistore.report import style
 from busistore.report.parts import decimal
 from busistore.report.settings import Setting
 from busistore.report.style import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Panel, drawing, panel, short, title
 from busistore.stats import reliability_curve, roc_curve
 
 GRID_POINTS = 200
-N_BINS = 10
+Curve = tuple[np.ndarray, np.ndarray, float]  # false and true positive rates, and the area
 FEW = 10  # a bin of fewer predictions is drawn hollow and not joined to the line
 
 
@@ -32,7 +33,7 @@ def confusion(rows: pl.DataFrame, classes: list[str], setting: Setting) -> Panel
         axes.grid(False)
         for (i, j), value in np.ndenumerate(shares):
             axes.add_patch(_cell(i, j, value))
-            colour = PAPER if value > 0.55 else INK
+            colour = style.ink_on("s1", opacity(value))
             axes.text(j, i - 0.1, f"{100 * value:.0f}%", ha="center", va="center", color=colour, fontsize=12)
             axes.text(j, i + 0.24, f"{matrix[i, j]:.1f}", ha="center", va="center", color=colour, fontsize=9.5)
         ticks = range(len(classes))
@@ -47,10 +48,15 @@ def confusion(rows: pl.DataFrame, classes: list[str], setting: Setting) -> Panel
         return panel(figure, _confusion_alt(shares, classes, setting))
 
 
+def opacity(share: float) -> float:
+    """How much of its colour a cell of that share shows; an empty one still shows a little."""
+    return 0.06 + 0.94 * share
+
+
 def _cell(i: int, j: int, value: float):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=SERIES[0], alpha=0.06 + 0.94 * value, linewidth=0)
+    return Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=SERIES[0], alpha=opacity(value), linewidth=0)
 
 
 def _confusion_alt(shares: np.ndarray, classes: list[str], setting: Setting) -> str:
@@ -61,7 +67,7 @@ def _confusion_alt(shares: np.ndarray, classes: list[str], setting: Setting) -> 
     return f"Confusion matrix of {setting}: {rows}."
 
 
-def mean_roc(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, float] | None:
+def mean_roc(rows: pl.DataFrame) -> Curve | None:
     """Mean over seeds of the ROC curves: false positive rates, mean true positive rates, mean area.
 
     None where no seed has both malignant and benign images. The score is p(malignant) as a share of p(malignant) +
@@ -89,21 +95,20 @@ def mean_roc(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, float] | None:
     return np.concatenate([[0], grid, [1]]), np.concatenate([[0], mean, [1]]), float(np.mean(areas))
 
 
-def roc(curves: dict[str, tuple[np.ndarray, np.ndarray, float]], methods: list[str], where: str) -> Panel:
-    """ROC curves of one encoder: `curves` by method, colours by the method's place among `methods`."""
+def roc(curves: dict[str, tuple[int, Curve]], where: str) -> Panel:
+    """ROC curves of one encoder: by method, the number of its look and its `mean_roc`."""
     with drawing(320, 330) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        ranked = sorted(curves.items(), key=lambda item: -item[1][2])
-        for k, (method, (x, y, area)) in enumerate(ranked):
-            colour = SERIES[methods.index(method) % len(SERIES)]
-            axes.plot(x, y, color=colour)
-            place = 0.05 + 0.075 * (len(ranked) - 1 - k)
-            axes.text(0.98, place, f"{short(method, 26)}  {decimal(area)}", ha="right", color=colour, fontsize=10.5,
-                      fontweight="bold", bbox={"facecolor": PAPER, "alpha": 0.8, "linewidth": 0, "pad": 1})  # fmt: skip
+        ranked = sorted(curves.items(), key=lambda item: -item[1][1][2])
+        for method, (k, (x, y, area)) in ranked:
+            colour, _, dashes = style.look(k)
+            axes.plot(x, y, color=colour, linestyle=dashes, label=f"{short(method, 26)}  {decimal(area)}")
+        axes.legend(loc="lower right", labelcolor="linecolor", facecolor=PAPER, framealpha=0.8, edgecolor="none",
+                    handlelength=2.6, borderaxespad=0.2, prop={"size": 10.5, "weight": "bold"})  # fmt: skip
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set(xlabel="1 \N{MINUS SIGN} specificity", ylabel="Sensitivity (malignant)")
         axes.set_title(title("ROC, with area under the curve", where), loc="left", fontsize=11.5)
-        areas = ", ".join(f"{method} {decimal(area)}" for method, (_, _, area) in ranked)
+        areas = ", ".join(f"{method} {decimal(area)}" for method, (_, (_, _, area)) in ranked)
         return panel(figure, f"ROC curves of {where}, malignant against benign; area under the curve: {areas}.")
 
 

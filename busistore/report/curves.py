@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from busistore.report.parts import decimal
 from busistore.report.settings import COLUMNS, Setting, key
-from busistore.report.style import INK, MARKERS, MUTED, SERIES, Panel, drawing, panel, short, title
+from busistore.report.style import INK, MUTED, Panel, drawing, look, panel, short, title
 from busistore.stats import mean_interval, two_way_interval
 
 METRICS = {"macro_f1": "Macro-F1", "auroc_malignant_vs_benign": "AUROC, malignant vs benign"}
-TWO_WAY = "seeds × groups"
+TWO_WAY = "seeds and groups"
 ONE_WAY = "groups of test images"
 STUDENT = "Student t over seeds"
+INTERVALS = {
+    TWO_WAY: "Student's t over support sets and the bootstrap over near-duplicate groups of test images, added as "
+    "squares (Zou & Donner 2008); covers new support sets and new test images together",
+    ONE_WAY: "bootstrap over near-duplicate groups of test images; covers new test images alone",
+    STUDENT: "covers new support sets on these very test images, so it is narrower than one that also covers new test "
+    "images; cut to the metric's range",
+}
 
 
 @dataclass(frozen=True)
 class Point:
-    """Mean of a metric over the seeds of one setting at one number of shots; `low`, `high` None for one seed."""
+    """Mean of a metric over the seeds of one setting at one number of shots; `low`, `high` None where unknown."""
 
     setting: tuple
     metric: str
@@ -49,9 +57,20 @@ def points(values: pl.DataFrame, outcomes: pl.DataFrame | None) -> list[Point]:
         found = _two_way(of_runs, metric) if metric == "macro_f1" else None
         how = STUDENT if not found else TWO_WAY if rows.height > 1 else ONE_WAY
         mean, low, high, _ = mean_interval(rows["value"].to_list())
-        low, high = (found.low, found.high) if found else (low, high)
+        low, high = (found.low, found.high) if found else (_within(low), _within(high))
         kept.append(Point(setting, metric, shots, mean, low, high, rows.height, how))
     return kept
+
+
+def meanings(*several: Iterable[str]) -> str:
+    """What those kinds of interval cover, a sentence for each."""
+    kinds = set().union(*several)
+    return " ".join(f"{kind[:1].upper()}{kind[1:]}: {means}." for kind, means in INTERVALS.items() if kind in kinds)
+
+
+def _within(value: float | None) -> float | None:
+    """An end of an interval cut to the range of the METRICS, since Student's t knows no bounds."""
+    return None if value is None else min(max(value, 0.0), 1.0)
 
 
 def _two_way(runs: Sequence[pl.DataFrame | None], metric: str):
@@ -106,9 +125,9 @@ def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list
     with drawing(340, 270) as (figure, axes):
         ends = []
         for method, line in lines.items():
-            at = methods.index(method) % len(SERIES)
-            _draw_line(axes, line, SERIES[at], MARKERS[at])
-            ends.append((line[-1].mean, method, SERIES[at]))
+            colour, marker, dashes = look(methods.index(method))
+            _draw_line(axes, line, colour, marker, dashes)
+            ends.append((line[-1].mean, method, colour))
         shots = sorted({p.shots for line in lines.values() for p in line})
         last = _place(shots[-1])
         axes.set_xticks([_place(s) for s in shots], [str(s) for s in shots])
@@ -124,14 +143,14 @@ def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list
         return panel(figure, _alt(metric, where, lines, guess))
 
 
-def _draw_line(axes, line: list[Point], colour: str, marker: str) -> None:
+def _draw_line(axes, line: list[Point], colour: str, marker: str, dashes: Any) -> None:
     x, y = [_place(p.shots) for p in line], [p.mean for p in line]
     low, high = ([p.mean if v is None else v for p, v in zip(line, side)] for side in
                  ([p.low for p in line], [p.high for p in line]))  # fmt: skip
     axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     if len(line) == 1 and line[0].low is not None:
         axes.vlines(x, low, high, color=colour)
-    axes.plot(x, y, color=colour, marker=marker)
+    axes.plot(x, y, color=colour, marker=marker, linestyle=dashes)
 
 
 def _place(shots: int) -> float:

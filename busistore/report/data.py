@@ -5,25 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from busistore.report import flow
-from busistore.report.parts import Figure, Section, Table, count, decimal, plain_table, plural, share
+from busistore.report.parts import Figure, Section, Table, count, decimal, listed, plain_table, plural, share
 from busistore.report.sources import Source, Sources
 
 
 def choose(sources: Sources) -> list[dict[str, Any]]:
-    """For each data set, its split with the most runs (None before any) and that split's grouping.
+    """For each data set, its split with the most runs, that split's grouping and the newest one; None before any.
 
     Data sets with most runs come first.
     """
     splits = sources.ask("leakage", "report_leakage").rows()
     names = sorted(set(sources.store.read("images", ["dataset"])["dataset"].to_pylist()), key=str)
-    groupings = sources.store.read("groups", ["dataset", "grouping"]).to_pylist()
+    newest = {g["dataset"]: g["grouping"] for g in sources.ask("groupings", "report_groupings").rows()}
     chosen = []
     for name in names:
         own = sorted((s for s in splits if s["dataset"] == name), key=lambda s: (-(s["n_runs"] or 0), s["split_id"]))
-        of_split = own[0]["grouping"] if own else None
-        known = sorted(g["grouping"] for g in groupings if g["dataset"] == name)
         chosen.append({"dataset": name, "split_id": own[0]["split_id"] if own else None,
-                       "grouping": of_split or (known[-1] if known else None),
+                       "grouping": newest.get(name), "split_grouping": own[0]["grouping"] if own else None,
                        "n_runs": sum(s["n_runs"] or 0 for s in own)})  # fmt: skip
     return sorted(chosen, key=lambda c: -c["n_runs"])
 
@@ -50,10 +48,11 @@ def _way(sources: Sources, chosen: list[dict]) -> Section:
         source = sources.ask("flow" + suffix(k), "report_counts", **_asking(choice))
         wide, tall = flow.flow(source.rows())
         of = f" of the split {choice['split_id']}" if choice["split_id"] else ""
+        older = " ".join(["", *older_grouping(choice)])
         section.items.append(
             Figure(source.name, f"The way of the data: {choice['dataset']}",
                    f"Every image is encoded once per model; episodes{of} draw their support sets from the training "
-                   "part, and each run fits one method to the stored vectors of one episode.",
+                   f"part, and each run fits one method to the stored vectors of one episode.{older}",
                    [wide, tall], [source], 1)
         )  # fmt: skip
     return section
@@ -80,7 +79,19 @@ def _by_class(source: Source, choice: dict) -> Table:
         notes.append(f"Parts are those of the split {choice['split_id']}.")
     if choice["grouping"]:
         notes.append(f"Near-duplicate groups by {choice['grouping']}.")
+    if sum(r["groups"] for r in rows[:-1]) > rows[-1]["groups"]:
+        notes.append("A group that holds images of several classes counts once in each of them, so the classes' groups "
+                     "add up to more than All.")
+    notes += older_grouping(choice)
     return Table(source.name, f"Images of {choice['dataset']} by class", head, lines, [source], " ".join(notes))
+
+
+def older_grouping(choice: dict) -> list[str]:
+    """A sentence to say where the split was made of another grouping than the newest; none where it was not."""
+    if choice["split_grouping"] in (None, "", choice["grouping"]):
+        return []
+    return [f"The split was made of the grouping {choice['split_grouping']}; groups are counted by the newest one, "
+            f"{choice['grouping']}."]  # fmt: skip
 
 
 def _range(row: dict, side: str) -> str:
@@ -139,16 +150,22 @@ def _leakage(sources: Sources) -> Section:
     if not rows:
         section.missing, section.command = "There is no split yet.", "busistore split busi --seed 42"
         return section
-    section.words.append(leakage_words(rows))
-    head = ["Split", "Images", "Groups", "Groups cut", "Exposed to support", "Exposed to validation", "Runs"]
+    newest = sources.asked["groupings"]
+    of_newest = {g["split_id"]: g for g in newest.rows()}
+    section.words.append(leakage_words(rows, of_newest))
+    head = ["Split", "Images", "Groups", "Groups cut", "Cut, newest grouping", "Exposed to support",
+            "Exposed to validation", "Runs"]  # fmt: skip
     lines = [
         [r["split_id"], count(r["n_images"]), count(r["n_groups"]), count(r["n_groups_cut"]),
-         _percent(r["exposure_support_max"]), _percent(r["exposure_val_max"]), count(r["n_runs"] or 0)]
+         count(of_newest.get(r["split_id"], {}).get("n_groups_cut")), _percent(r["exposure_support_max"]),
+         _percent(r["exposure_val_max"]), count(r["n_runs"] or 0)]
         for r in rows
     ]  # fmt: skip
-    note = "Exposed: largest share, over runs, of test images whose near-duplicate group has an image in that part too."
+    note = ("Groups cut: of the groups that the split was made of; beside it, of the data set's newest grouping. "
+            "Exposed: largest share, over runs, of test images whose near-duplicate group has an image in that part "
+            "too; a dash where no run looked at the part.")  # fmt: skip
     title = "Splits and the exposure of their test images"
-    section.items.append(Table(source.name, title, head, lines, [source], note))
+    section.items.append(Table(source.name, title, head, lines, [source, newest], note))
     return section
 
 
@@ -156,15 +173,41 @@ def _percent(value: float | None) -> str:
     return decimal(None) if value is None else f"{100 * value:.1f}%"
 
 
-def leakage_words(rows: list[dict]) -> str:
-    """One statement on all splits that runs were made on (or on all, before any run)."""
+def leakage_words(rows: list[dict], newest: dict[str, dict]) -> str:
+    """Statements on all splits that runs were made on (or on all, before any run).
+
+    Args:
+        rows: of `report_leakage`.
+        newest: rows of `report_groupings` by their split.
+    """
     used = [r for r in rows if r["n_runs"]] or rows
-    cut = sum(r["n_groups_cut"] for r in used)
-    exposed = [v for r in used for v in (r["exposure_support_max"], r["exposure_val_max"]) if v is not None]
-    groups = (f"{plural(cut, 'near-duplicate group')} {'is' if cut == 1 else 'are'} cut by a split: scores on it are "
-              "optimistic." if cut else "No near-duplicate group is cut by a split.")  # fmt: skip
-    if not exposed:
-        return groups + " No run has recorded its exposure yet."
-    if max(exposed) == 0:
-        return groups + " No test image of any run has a near-duplicate in its support or validation images."
-    return groups + f" Up to {100 * max(exposed):.1f}% of a run's test images have a near-duplicate where it learned."
+    return f"{_cut_words(used, newest)} {_exposure_words(used)}"
+
+
+def _cut_words(rows: list[dict], newest: dict[str, dict]) -> str:
+    own = sum(r["n_groups_cut"] for r in rows)
+    said = (f"{plural(own, 'near-duplicate group')} {'is' if own == 1 else 'are'} cut by a split: scores on it are "
+            "optimistic." if own else "No near-duplicate group that a split was made of is cut by it.")  # fmt: skip
+    known = [(r, newest[r["split_id"]]) for r in rows if r["split_id"] in newest]
+    others = [now for r, now in known if now["grouping"] != r["grouping"]]
+    if not others:
+        return said + (" These groups are of the newest grouping." if len(known) == len(rows) else "")
+    cut = sum(now["n_groups_cut"] for now in others)
+    names = listed(sorted({now["grouping"] for now in others}))
+    if cut:
+        return said + (f" Of the newest grouping, {names}, {plural(cut, 'group')} {'is' if cut == 1 else 'are'} cut: "
+                       "scores may be optimistic.")  # fmt: skip
+    return said + f" Nor is a group of the newest grouping, {names}."
+
+
+def _exposure_words(rows: list[dict]) -> str:
+    """What runs recorded; None stands for a part that no run looked at."""
+    seen = {"support": [r["exposure_support_max"] for r in rows], "validation": [r["exposure_val_max"] for r in rows]}
+    known = {part: max(v for v in values if v is not None) for part, values in seen.items() if set(values) != {None}}
+    if not known:
+        return "No run has recorded its exposure yet."
+    unseen = "" if "validation" in known else " No run looked at validation images."
+    if not any(known.values()):
+        return f"No test image of any run has a near-duplicate in the {' or '.join(known)} images that it used.{unseen}"
+    shares = listed(f"{_percent(v)} in its {part} images" for part, v in known.items() if v)
+    return f"Up to this share of a run's test images have a near-duplicate where it learned: {shares}.{unseen}"

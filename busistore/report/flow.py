@@ -26,11 +26,12 @@ TALL = {
 
 @dataclass(frozen=True)
 class Box:
-    """One stage: how many of what, and a line of detail."""
+    """One stage: how many of what, a line of detail and perhaps another."""
 
     name: str
     n: int
     detail: str
+    more: str = ""
 
 
 def boxes(rows: list[dict]) -> list[Box]:
@@ -39,13 +40,12 @@ def boxes(rows: list[dict]) -> list[Box]:
     for row in rows:
         by.setdefault(row["stage"], {})[row["part"]] = row["n"]
     groups, parts, shots = by.get("groups", {}), by.get("parts", {}), by.get("shots", {})
-    order = [p for p in ("train", "val", "test") if p in parts] + sorted(set(parts) - {"train", "val", "test"})
     prepared, vectors, runs = by.get("preprocessed", {}), by.get("embeddings", {}), by.get("runs", {})
     models = {key.split(" on ")[0] for key in vectors}
     return [
         Box("images", by.get("images", {}).get("", 0), f"{count(sum(by.get('masks', {}).values()))} masks"),
         Box("groups", groups.get("all", 0), f"{count(groups.get('of several images', 0))} of several images"),
-        Box("splits", by.get("splits", {}).get("", 0), _parts(parts, order[:3])),
+        Box("splits", by.get("splits", {}).get("", 0), *_parts(parts, by.get("images", {}).get("", 0))),
         Box("episodes", by.get("episodes", {}).get("", 0), _shots(shots)),
         Box("preprocessed", sum(prepared.values()), _of(len(prepared), "recipe")),
         Box("embeddings", sum(vectors.values()), _of(len(models), "model")),
@@ -53,10 +53,18 @@ def boxes(rows: list[dict]) -> list[Box]:
     ]
 
 
-def _parts(parts: dict[str, int], order: list[str]) -> str:
-    """Sizes of the parts, without their names where these would not fit into the box."""
-    named = " · ".join(f"{count(parts[p])} {p}" for p in order)
-    return named if len(named) <= 31 else " / ".join(count(parts[p]) for p in order)
+def _parts(parts: dict[str, int], n_images: int) -> tuple[str, str]:
+    """Sizes of the parts that methods see, and what is left of the images, so that the numbers add up.
+
+    Parts go without their names where these would not fit into the box.
+    """
+    seen = [p for p in ("train", "val", "test") if p in parts]
+    rest = {p: parts[p] for p in sorted(set(parts) - set(seen))}
+    if parts and n_images > sum(parts.values()):
+        rest["not in the split"] = n_images - sum(parts.values())
+    named = " · ".join(f"{count(parts[p])} {p}" for p in seen)
+    short_of = named if len(named) <= 31 else " / ".join(count(parts[p]) for p in seen)
+    return short_of, ", ".join(f"{count(n)} {part}" for part, n in rest.items())
 
 
 def _of(n: int, thing: str) -> str:
@@ -73,8 +81,12 @@ def _shots(shots: dict[str, int]) -> str:
 def flow(rows: list[dict]) -> tuple[Panel, Panel]:
     """The picture for a wide and for a narrow page."""
     stages = boxes(rows)
-    alt = "Way of the data: " + "; ".join(f"{count(b.n)} {b.name} ({b.detail})" for b in stages) + "."
+    alt = "Way of the data: " + "; ".join(f"{count(b.n)} {b.name} ({_details(b)})" for b in stages) + "."
     return Panel(_svg(stages, WIDE, "0 0 914 202"), alt, "wide"), Panel(_svg(stages, TALL, "0 0 340 542"), alt, "tall")
+
+
+def _details(box: Box) -> str:
+    return ", ".join(filter(None, (box.detail, box.more)))
 
 
 def _svg(stages: list[Box], place: dict[str, tuple[int, int]], view: str) -> str:
@@ -88,17 +100,20 @@ def _svg(stages: list[Box], place: dict[str, tuple[int, int]], view: str) -> str
 def _box(box: Box, x: int, y: int) -> str:
     colour = COLOURS["s2" if box.name == "runs" else "s3" if box.name in ("preprocessed", "embeddings") else "s1"][0]
     middle = x + WIDTH / 2
-    size = 12 if len(box.detail) < 26 else 10.5
-    lines = ((26, 13, 600, INK, box.name), (50, 21, 600, colour, count(box.n)), (70, size, 400, MUTED, box.detail))
-    text = "".join(
-        f'<text x="{middle:g}" y="{y + down}" style="font: {weight} {px:g}px {FONT}; '
-        f'text-anchor: middle; fill: {fill}">{escape(words)}</text>'
-        for down, px, weight, fill, words in lines
+    size = 12 if max(len(box.detail), len(box.more)) < 26 else 10.5
+    down = (22, 44, 60, 75) if box.more else (26, 50, 70, 0)
+    words = ((13, 600, INK, box.name), (21, 600, colour, count(box.n)), (size, 400, MUTED, box.detail),
+             (size, 400, MUTED, box.more))  # fmt: skip
+    lines = "".join(
+        f'<text x="{middle:g}" y="{y + place}" style="font: {weight} {px:g}px {FONT}; '
+        f'text-anchor: middle; fill: {fill}">{escape(text)}</text>'
+        for place, (px, weight, fill, text) in zip(down, words)
+        if text
     )
     frame = f"fill: {PAPER}; stroke: {GRID}; stroke-width: 1.5"
     return (
         f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" style="{frame}"/>'
-        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="4" rx="2" style="fill: {colour}"/>{text}'
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="4" rx="2" style="fill: {colour}"/>{lines}'
     )
 
 

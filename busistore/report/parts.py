@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def duration(seconds: float | None) -> str:
 def plural(n: int, thing: str, things: str | None = None) -> str:
     """A count with its noun: `plural(1, "image")` is '1 image'."""
     return f"{count(n)} {thing if n == 1 else things or thing + 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a list to read.
+
+    >>> listed(["a"]), listed("abc")
+    ('a', 'a, b and c')
+    """
+    names = list(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def cell(value: Any) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 
 from busistore.report import charts, curves, pictures
-from busistore.report.curves import METRICS, Point
-from busistore.report.parts import Figure, Gallery, Picture, Section, Table, cell, count, decimal, duration
-from busistore.report.settings import COLUMNS, Setting, key, name_settings
+from busistore.report.curves import METRICS, Point, meanings
+from busistore.report.grids import Grid, between, grid
+from busistore.report.parts import Figure, Gallery, Picture, Section, Table, cell, count, decimal, duration, plural
+from busistore.report.settings import COLUMNS, Setting, key, name_settings, where
 from busistore.report.sources import Source, Sources
 
 MOST_ARMS = 6
@@ -27,14 +28,20 @@ class Arm:
     row: dict[str, Any]
     at: dict[str, Any]
     suffix: str
+    grid: Grid
     names: dict[tuple, Setting] = field(default_factory=dict)
     board: list[dict[str, Any]] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
     @property
-    def shots(self) -> int:
-        """The largest number of shots, at which settings are compared."""
-        return self.row["shots_max"]
+    def few(self) -> bool:
+        """Whether all its predictions may be read at once."""
+        return self.row["n_runs"] * (self.row["n_test"] or 0) <= MOST_OUTCOMES
+
+    @property
+    def where(self) -> str:
+        """At how many shots its settings are shown, for captions."""
+        return "each setting's largest number of shots" if self.grid.shots is None else f"{self.grid.shots} shots"
 
     def interval(self, setting: tuple, metric: str, shots: int) -> Point | None:
         """The point of the learning curves with its interval, if there is one."""
@@ -45,15 +52,18 @@ class Arm:
 def arms(sources: Sources) -> list[Arm]:
     """The comparisons that the store holds, the one of most runs first, with their leaderboards and curves."""
     rows = sources.ask("comparisons", "report_arms").rows()[:MOST_ARMS]
+    covered = sources.ask("grid", "report_grid").rows()
     found = []
     for k, row in enumerate(rows):
         at = {name: row[name] for name in ("dataset", "split_id", "protocol")}
-        arm = Arm(row, at, "" if k == 0 else f"-{k + 1}")
-        arm.board = sources.ask("leaderboard" + arm.suffix, "report_leaderboard", **at).rows()
+        own = grid(r for r in covered if all(r[name] == value for name, value in at.items()))
+        arm = Arm(row, at, "" if k == 0 else f"-{k + 1}", own)
+        arm.board = sources.ask("leaderboard" + arm.suffix, "report_leaderboard", **at, shots=own.shots).rows()
         values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at)
-        few = row["n_runs"] * (row["n_test"] or 0) <= MOST_OUTCOMES
-        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at).frame if few else None
+        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at).frame if arm.few else None
         arm.names = name_settings(arm.board)
+        if own.shots is None:
+            arm.board.sort(key=lambda r: arm.names[key(r)])
         arm.points = curves.points(values.frame, outcomes)
         found.append(arm)
     return found
@@ -73,41 +83,46 @@ def sections(sources: Sources, found: list[Arm]) -> list[Section]:
 def _of_arm(sources: Sources, arm: Arm, several: bool) -> Section:
     r = arm.row
     title = f"Results: {r['dataset']}, {r['protocol']}" if several else "Results"
-    words = (f"{count(r['n_runs'])} runs: {r['n_settings']} settings, {r['n_seeds']} support sets at each number of "
-             f"shots, {count(r['n_test'])} test images of {r['dataset']} (split {r['split_id']}, protocol "
-             f"{r['protocol']}). Unless a figure says otherwise it shows {arm.shots} labelled images per class.")
-    section = Section("results" + arm.suffix, title, [words.replace("1 settings", "1 setting")])
+    words = (f"{count(r['n_runs'])} runs: {plural(r['n_settings'], 'setting')}, {between(*arm.grid.n_runs())} runs of "
+             f"a setting at a number of shots, {count(r['n_test'])} test images of {r['dataset']} (split "
+             f"{r['split_id']}, protocol {r['protocol']}). {arm.grid.words()}")  # fmt: skip
+    section = Section("results" + arm.suffix, title, [words])
     if not arm.points:
         section.missing, section.command = "The runs have no metrics yet.", EVALUATE
         return section
-    at_most = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=arm.shots)
-    confusion = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=arm.shots)
+    shots = arm.grid.shots
+    confusion = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=shots)
     section.items += [_leaderboard(sources, arm), _curves(sources, arm, confusion)]
-    if at_most.frame.height:
-        section.items += [_confusion(confusion, arm), *_roc(at_most, arm), _reliability(at_most, arm)]
+    if confusion.frame.height and (shots is not None or arm.few):
+        said = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=shots)
+        section.items += [_confusion(confusion, arm), *_roc(said, arm), _reliability(said, arm)]
     section.items += _hardest(sources, arm)
     return section
 
 
 def _best(arm: Arm) -> list[tuple[tuple, Setting]]:
-    """The settings to draw, best first: those that have runs at the largest number of shots."""
-    ranked = [key(r) for r in arm.board if r["shots"] == arm.shots]
-    return [(k, arm.names[k]) for k in ranked[:MOST_PANELS]]
+    """The settings to draw, in the order of the leaderboard; with their shots where these differ."""
+    shown = [key(r) for r in arm.board[:MOST_PANELS]]
+    return [(k, arm.names[k].at(arm.grid.at(k)) if arm.grid.shots is None else arm.names[k]) for k in shown]
 
 
 def _leaderboard(sources: Sources, arm: Arm) -> Table:
     head = ["Setting", "Encoder", "Shots", "Macro-F1 (95% interval)", "Balanced accuracy", "AUROC M vs B",
             "Recall, malignant", "ECE", "Runs"]  # fmt: skip
-    lines = []
+    lines, kinds = [], set()
     for r in arm.board:
         name, point = arm.names[key(r)], arm.interval(key(r), "macro_f1", r["shots"])
+        kinds |= {point.interval} if point and point.low is not None else set()
         scores = [decimal(r[c]) for c in ("balanced_accuracy", "auroc_malignant_vs_benign", "recall_malignant", "ece")]
         lines.append([name.how, name.where, str(r["shots"]), with_interval(r["macro_f1"], point), *scores,
                       count(r["n_runs"])])  # fmt: skip
-    how = sorted({p.interval for p in arm.points if p.metric == "macro_f1"})
-    note = f"Means over support sets; interval: {' or '.join(how)}. M: malignant, B: benign. ECE: lower is better."
+    how = " or ".join(sorted(kinds)) or "none known"
+    note = f"Means over support sets; interval: {how}. M: malignant, B: benign. ECE: lower is better."
+    if arm.grid.shots is None:
+        note = "In the order of their names, not ranked: they differ in shots or seeds. " + note
     used = _asked(sources, arm, "leaderboard", "outcomes")
-    return Table("leaderboard" + arm.suffix, "Leaderboard", head, lines, used, note)
+    title = "Settings, not ranked" if arm.grid.shots is None else "Leaderboard"
+    return Table("leaderboard" + arm.suffix, title, head, lines, used, note)
 
 
 def _asked(sources: Sources, arm: Arm, *names: str) -> list[Source]:
@@ -124,20 +139,24 @@ def with_interval(value: float | None, point: Point | None) -> str:
 
 def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
     used = _asked(sources, arm, "learning-curves", "outcomes")
-    best = next((k for k, _ in _best(arm)), key(arm.board[0]))
-    of_best = _of_setting(confusion.frame, best)
+    of_best = _of_setting(confusion.frame, key(arm.board[0]), arm)
     tested = dict(of_best.group_by("label", maintain_order=True).agg(pl.sum("n_mean")).rows())
     chances = {metric: curves.chance(tested, metric) for metric in METRICS}
     drawn = curves.panels(arm.points, arm.names, chances)
-    kinds = {metric: sorted({p.interval for p in arm.points if p.metric == metric}) for metric in METRICS}
+    kinds = {metric: _kinds(arm, metric) for metric in METRICS}
     bands = "; ".join(f"{METRICS[m]}: {' or '.join(k)}" for m, k in kinds.items() if k)
-    caption = (f"Lines: means over {arm.row['n_seeds']} support sets, shots on a doubling scale. Bands: 95% "
-               f"intervals ({bands}). A band of seeds × groups covers new support sets and new test images together; "
-               "Student t covers new support sets on these test images only. Dashed: a uniform guess between the "
-               "classes, with no training.")  # fmt: skip
+    caption = (f"Lines: means over {between(*arm.grid.n_runs())} support sets at each number of shots, on a doubling "
+               f"scale. Bands: 95% intervals ({bands}). {meanings(*kinds.values())} A point without a band comes from "
+               "one support set or from too few groups. Level dashed line: a uniform guess between the classes, with "
+               "no training.")  # fmt: skip
     encoders = len({n.where for n in arm.names.values()})
     name = "learning-curves" + arm.suffix
     return Figure(name, "Learning curves", caption, drawn, used, min(max(encoders, 2), 3), _points(arm))
+
+
+def _kinds(arm: Arm, metric: str) -> list[str]:
+    """The kinds of interval that points of a metric have."""
+    return sorted({p.interval for p in arm.points if p.metric == metric and p.low is not None})
 
 
 def _points(arm: Arm) -> Table:
@@ -150,44 +169,48 @@ def _points(arm: Arm) -> Table:
     return Table(f"learning-curves{arm.suffix}.points", "The points of the learning curves", head, lines)
 
 
-def _of_setting(frame: pl.DataFrame, setting: tuple) -> pl.DataFrame:
-    return frame.filter(pl.all_horizontal(pl.col(c) == v for c, v in zip(COLUMNS, setting)))
+def _of_setting(frame: pl.DataFrame, setting: tuple, arm: Arm) -> pl.DataFrame:
+    own = frame.filter(pl.all_horizontal(pl.col(c) == v for c, v in zip(COLUMNS, setting)))
+    return own.filter(pl.col("shots").fill_null(0) == arm.grid.at(setting))
 
 
 def _confusion(source: Source, arm: Arm) -> Figure:
     classes = sorted(set(source.frame["label"]) | set(source.frame["predicted"]))
-    drawn = [charts.confusion(_of_setting(source.frame, k), classes, name) for k, name in _best(arm)]
-    caption = (f"Means over support sets at {arm.shots} shots. Each cell: share of the true class (row), and below it "
+    drawn = [charts.confusion(_of_setting(source.frame, k, arm), classes, name) for k, name in _best(arm)]
+    caption = (f"Means over support sets at {arm.where}. Each cell: share of the true class (row), and below it "
                f"the mean number of test images.{_some(arm)}")  # fmt: skip
     return Figure(source.name, "Confusion matrices", caption, drawn, [source], 3)
 
 
 def _some(arm: Arm) -> str:
-    n = sum(r["shots"] == arm.shots for r in arm.board)
-    return f" The best {MOST_PANELS} of {n} settings by macro-F1." if n > MOST_PANELS else ""
+    which = "best" if arm.grid.shots is not None else "first"
+    return f" The {which} {MOST_PANELS} of {len(arm.board)} settings." if len(arm.board) > MOST_PANELS else ""
 
 
 def _roc(source: Source, arm: Arm) -> list[Figure]:
     """One panel for each encoder; nothing where no run tells malignant from benign."""
-    found = {name: charts.mean_roc(_of_setting(source.frame, k)) for k, name in _best(arm)}
     methods = sorted({n.how for n in arm.names.values()})
+    found = [(methods.index(arm.names[k].how), name, charts.mean_roc(_of_setting(source.frame, k, arm)))
+             for k, name in _best(arm)]  # fmt: skip
     drawn = []
-    for where in dict.fromkeys(n.where for n in arm.names.values()):
-        lines = {n.how: curve for n, curve in found.items() if n.where == where and curve}
+    for encoder in dict.fromkeys(n.where for n in arm.names.values()):
+        lines = {name.how: (at, curve) for at, name, curve in found if name.where == encoder and curve}
         if lines:
-            drawn.append(charts.roc(lines, methods, where))
+            drawn.append(charts.roc(lines, encoder))
     caption = ("Malignant against benign among test images that are either, by p(malignant) / (p(malignant) + "
-               f"p(benign)). Lines: vertical mean of the support sets' curves at {arm.shots} shots; numbers: mean "
+               f"p(benign)). Lines: vertical mean of the support sets' curves at {arm.where}; numbers: mean "
                f"area.{_some(arm)}")  # fmt: skip
-    return [Figure("roc" + arm.suffix, "ROC curves", caption, drawn, [source], min(max(len(drawn), 2), 3))] if drawn else []
+    columns = min(max(len(drawn), 2), 3)
+    return [Figure("roc" + arm.suffix, "ROC curves", caption, drawn, [source], columns)] if drawn else []
 
 
 def _reliability(source: Source, arm: Arm) -> Figure:
     errors = {key(r): r["ece"] for r in arm.board}
-    drawn = [charts.reliability(_of_setting(source.frame, k), name, errors.get(k)) for k, name in _best(arm)]
-    caption = (f"How often the predicted class is right, by its probability, in {charts.N_BINS} bins; "
-               f"predictions of all support sets at {arm.shots} shots pooled, their numbers below. Hollow: fewer than "
-               f"{charts.FEW} predictions. On the dashed line, probabilities mean what they say. ECE: mean over runs."
+    drawn = [charts.reliability(_of_setting(source.frame, k, arm), name, errors.get(k)) for k, name in _best(arm)]
+    caption = (f"How often the predicted class is right, by its probability, in the {charts.N_BINS} bins of "
+               f"the ECE; predictions of all support sets at {arm.where} pooled, their numbers below. Hollow: fewer "
+               f"than {charts.FEW} predictions. On the dashed line, probabilities mean what they say. ECE: mean over "
+               "the runs, each with bins of its own, so it may exceed what the pooled points show."
                f"{_some(arm)}")  # fmt: skip
     return Figure("reliability" + arm.suffix, "Reliability", caption, drawn, [source], 3)
 
@@ -220,10 +243,11 @@ def _cost(sources: Sources) -> Section:
 
 def _costs(source: Source) -> Table:
     head = ["Method", "Model", "Protocol", "Device", "Runs", "Total time", "Median", "Longest", "Labelled images, most"]
+    rows = source.rows()
     lines = [
-        [r["method"], r["model"], r["protocol"], cell(r["device"]), count(r["n_runs"]), duration(r["total_s"]),
+        [r["method"], where(r, rows), r["protocol"], cell(r["device"]), count(r["n_runs"]), duration(r["total_s"]),
          duration(r["median_s"]), duration(r["longest_s"]), count(r["n_labelled_max"])]
-        for r in source.rows()
+        for r in rows
     ]  # fmt: skip
     note = "Time of fitting and predicting from stored vectors; encoding is paid once and not part of it."
     return Table(source.name, "Run costs", head, lines, [source], note)

@@ -15,6 +15,10 @@ class Setting(NamedTuple):
     where: str
     how: str
 
+    def at(self, shots: int) -> Setting:
+        """The setting's name with its number of shots, for where these differ."""
+        return self._replace(how=f"{self.how}, {shots} shots")
+
     def __str__(self) -> str:
         return f"{self.how}, {self.where}"
 
@@ -30,11 +34,11 @@ def name_settings(rows: Iterable[dict[str, Any]]) -> dict[tuple, Setting]:
     for row in rows:
         first.setdefault(key(row), row)
     distinct = list(first.values())
-    return {k: Setting(_where(row, distinct), _how(row, distinct)) for k, row in first.items()}
+    return {k: Setting(where(row, distinct), _how(row, distinct)) for k, row in first.items()}
 
 
-def _where(row: dict, rows: list[dict]) -> str:
-    """The model, with its id where two share a name, and the recipe where there are several."""
+def where(row: dict, rows: list[dict]) -> str:
+    """The model of a row among others, with its id where two share a name, and the recipe where there are several."""
     same_name = {r["model_id"] for r in rows if r["model"] == row["model"]}
     text = row["model"] if len(same_name) == 1 else row["model_id"]
     if len({r["recipe_id"] for r in rows}) > 1:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 # name: (stand-in, light theme, dark theme)
 COLOURS = {
@@ -30,6 +31,13 @@ COLOURS = {
 SERIES = tuple(COLOURS[f"s{k}"][0] for k in range(1, 7))
 INK, MUTED, GRID, PAPER = (COLOURS[name][0] for name in ("ink", "muted", "grid", "paper"))
 MARKERS = ("o", "s", "D", "^", "v", "P")
+LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)))
+# Black or white to write on a coloured cell: a letter for the light theme and one for the dark.
+ON_CELLS = {
+    "kk": ("#0b0b0b", "#000000", "#000000"), "kw": ("#0c0c0c", "#000000", "#ffffff"),
+    "wk": ("#0d0d0d", "#ffffff", "#000000"), "ww": ("#0e0e0e", "#ffffff", "#ffffff"),
+}  # fmt: skip
+_ALL = COLOURS | ON_CELLS
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 UNIT = 72.0  # SVG units per inch of a matplotlib figure; one unit is about one CSS pixel on a phone
 
@@ -54,11 +62,11 @@ class Panel:
 
     def inline(self, prefix: str) -> str:
         """The drawing as part of a page: theme variables for colours, ids that start with `prefix`."""
-        return themed(self.svg, {mark: f"var(--{name})" for name, (mark, _, _) in COLOURS.items()}, prefix)
+        return themed(self.svg, {mark: f"var(--{name})" for name, (mark, _, _) in _ALL.items()}, prefix)
 
     def file(self) -> str:
         """The drawing as a file of its own, in the light theme's colours."""
-        svg = themed(self.svg, {mark: light for mark, light, _ in COLOURS.values()}, "f")
+        svg = themed(self.svg, {mark: light for mark, light, _ in _ALL.values()}, "f")
         spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg", f"<svg {spaces}", 1) + "\n"
 
@@ -95,6 +103,44 @@ def title(first: str, second: str, most: int = 46) -> str:
     return f"{short(first, most)}\n{short(second, most)}"
 
 
+def look(k: int) -> tuple[str, str, Any]:
+    """Colour, marker and dashes of the k-th line; no two alike before the 36th."""
+    n = len(SERIES)
+    other = (k + k // n) % n
+    return SERIES[k % n], MARKERS[other], LINES[other]
+
+
+def ink_on(name: str, share: float) -> str:
+    """The ink, black or white in each theme, that stands out best from a colour of that opacity on the page.
+
+    At least 4.58 to 1 whatever the colour, since black and white are both that far from the grey between them.
+    """
+    inks = ""
+    for theme in (1, 2):
+        light = luminance(blend(COLOURS[name][theme], COLOURS["paper"][theme], share))
+        inks += "k" if (light + 0.05) / 0.05 >= 1.05 / (light + 0.05) else "w"
+    return ON_CELLS[inks][0]
+
+
+def blend(colour: str, under: str, opacity: float) -> tuple[float, ...]:
+    """Red, green and blue, 0 to 1, of a colour laid over another, as browsers mix them."""
+    pairs = zip(_channels(colour), _channels(under))
+    return tuple(opacity * over + (1 - opacity) * below for over, below in pairs)
+
+
+def luminance(channels: Iterable[float]) -> float:
+    """Relative luminance, 0 to 1, of sRGB channels from 0 to 1.
+
+    Source: WCAG 2.2, definition of relative luminance.
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _channels(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
+
+
 def tidy(svg: str) -> str:
     """The bare <svg> element: no declarations, names of spaces, metadata or fixed size; ids only where used."""
     svg = svg[svg.index("<svg") :]
@@ -117,4 +163,4 @@ def themed(svg: str, colours: dict[str, str], prefix: str) -> str:
 
 def css_variables(theme: int) -> str:
     """Declarations of the palette: `theme` 1 for light, 2 for dark."""
-    return " ".join(f"--{name}: {values[theme]};" for name, values in COLOURS.items())
+    return " ".join(f"--{name}: {values[theme]};" for name, values in _ALL.items())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from busistore import metrics
-from busistore.report.parts import Section, Table, cell, count, decimal, duration, heading, plural
+from busistore.report.curves import meanings
+from busistore.report.data import older_grouping
+from busistore.report.grids import between
+from busistore.report.parts import Section, Table, cell, count, decimal, duration, heading, listed, plural
 from busistore.report.results import Arm, with_interval
 from busistore.report.settings import key
 from busistore.report.sources import Source, Sources
@@ -25,25 +27,24 @@ def summary(chosen: list[dict[str, Any]], table1: dict[str, Source], arms: list[
     totals = [table1[c["dataset"]].rows()[-1] for c in chosen]
     images, groups = sum(t["images"] for t in totals), sum(t["groups"] for t in totals)
     grouped = f" in {plural(groups, 'group')} of near-duplicates and single frames" if groups else ""
-    held = f"{plural(images, 'ultrasound image')} of {_and(c['dataset'] for c in chosen)}{grouped}"
+    held = f"{plural(images, 'ultrasound image')} of {listed(c['dataset'] for c in chosen)}{grouped}"
     if not arms or not arms[0].board:
         return held + "; no run has been made yet."
     return f"{held}. {_best(arms[0])}"
 
 
 def _best(arm: Arm) -> str:
-    top = next((r for r in arm.board if r["shots"] == arm.shots), arm.board[0])
+    if arm.grid.shots is None:
+        return (f"{plural(len(arm.board), 'setting')} were run, but not at one number of shots with equal seeds; none "
+                "is called the best.")  # fmt: skip
+    top = arm.board[0]
     name, point = arm.names[key(top)], arm.interval(key(top), "macro_f1", top["shots"])
     value = with_interval(top["macro_f1"], point).replace("(", "(95% interval ", 1)
     among = f"The best of {len(arm.board)} settings" if len(arm.board) > 1 else "The one setting"
     shots, tested = plural(top["shots"], "labelled image"), plural(top["n_test"], "test image")
+    sets = plural(top["n_runs"], "support set") + (", the same for all settings" if arm.grid.same_sets else "")
     return (f"{among} at {shots} per class, {name.how} on {name.where}, reaches a macro-F1 of {value} on {tested}, "
-            f"over {plural(top['n_runs'], 'support set')}.")  # fmt: skip
-
-
-def _and(names: Iterable[str]) -> str:
-    names = list(names)
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+            f"over {sets}.")  # fmt: skip
 
 
 def limits(chosen: list[dict[str, Any]], table1: dict[str, Source], arms: list[Arm]) -> Section:
@@ -69,7 +70,7 @@ def _data_limits(name: str, rows: list[dict[str, Any]]) -> list[str]:
                     "at least one label of each group is doubtful.")
     tested = [f"{count(r['test'])} {r['label']}" for r in rows[:-1] if r["test"]]
     if tested:
-        said.append(f"{name}: the test part holds {_and(tested)} images; one image moves the recall of the rarest of "
+        said.append(f"{name}: the test part holds {listed(tested)} images; one image moves the recall of the rarest of "
                     f"them by {100 / min(r['test'] for r in rows[:-1] if r['test']):.1f} points.")
     return said
 
@@ -77,14 +78,14 @@ def _data_limits(name: str, rows: list[dict[str, Any]]) -> list[str]:
 def _run_limits(arm: Arm) -> list[str]:
     said = []
     n = len(arm.board)
-    if n > 1:
+    if n > 1 and arm.grid.shots is not None:
         said.append(f"The leader is the best of {n} settings on the same test images, so its score leans to the "
                     "optimistic side. Intervals are not corrected for the number of settings.")
-    if arm.row["n_seeds"] < 5:
-        said.append(f"With {plural(arm.row['n_seeds'], 'support set')} at each number of shots, the spread over "
-                    "support sets is hardly known.")
-    said.append("Runs that are compared share one split; intervals cover new support sets and new test images of the "
-                "same source, not other hospitals, devices or splits.")
+    fewest = arm.grid.n_runs(arm.grid.shots)[0]
+    if fewest < 5:
+        said.append(f"With {plural(fewest, 'support set')} of a setting, the spread over support sets is hardly known.")
+    said.append("Runs that are compared share one split; intervals cover at most new support sets and new test images "
+                "of the same source, not other hospitals, devices or splits.")
     return said
 
 
@@ -108,6 +109,7 @@ def _data_words(sources: Sources, choice: dict[str, Any]) -> list[str]:
     if choice["grouping"]:
         said.append(f"Images of {choice['dataset']} that show the same frame were joined into groups "
                     f"({choice['grouping']}); groups move as a whole, and no image was deleted.")
+        said += older_grouping(choice)
     split = next((r for r in sources.asked["leakage"].rows() if r["split_id"] == choice["split_id"]), None)
     if split:
         seed = f", seed {split['seed']}" if split["seed"] is not None else ""
@@ -120,9 +122,9 @@ def _run_words(rows: list[dict[str, Any]], arms: list[Arm]) -> list[str]:
     said = []
     if rows:
         shots = sorted({s for r in rows for s in r["shots"]})
-        seeds = max(r["n_seeds"] for r in rows)
-        said.append(f"Support sets of {_and(map(str, shots))} images per class were drawn from the training part, "
-                    f"{seeds} for each number of shots; all methods and models saw the same ones.")
+        fewest, most = min(a.grid.n_runs()[0] for a in arms), max(a.grid.n_runs()[1] for a in arms)
+        said.append(f"Support sets of {listed(map(str, shots))} images per class were drawn from the training part, "
+                    f"{between(fewest, most)} for each setting and number of shots.{_sets_words(arms)}")
     said += [f"Protocol {p}: {PROTOCOLS[p]}." for p in sorted({r["protocol"] for r in rows} & set(PROTOCOLS))]
     if rows:
         fewest, most = min(r["n_labelled_min"] for r in rows), max(r["n_labelled_max"] for r in rows)
@@ -130,9 +132,18 @@ def _run_words(rows: list[dict[str, Any]], arms: list[Arm]) -> list[str]:
     if arms:
         said.append("Macro-F1: " + _metric("macro_f1") + ". AUROC, malignant vs benign: " +
                     _metric("auroc_malignant_vs_benign") + ". ECE: " + _metric("ece") + ".")
-        said.append("Intervals hold 95%. Seeds × groups: support sets and near-duplicate groups of test images are "
-                    "both resampled, crossed, 2000 times (Owen 2007). Student t: support sets alone.")
+        said.append("Intervals hold 95%. " + meanings(p.interval for a in arms for p in a.points if p.low is not None))
     return said
+
+
+def _sets_words(arms: list[Arm]) -> str:
+    """Whether compared settings saw the same support sets; nothing where none can be compared."""
+    several = [a for a in arms if a.grid.several]
+    if not several:
+        return ""
+    if all(a.grid.one_set for a in several):
+        return " Settings of one comparison that share a number of shots saw the same support sets there."
+    return " Not all settings that share a number of shots saw the same support sets there."
 
 
 def _metric(name: str) -> str:
@@ -151,7 +162,7 @@ def _settings_table(source: Source) -> Table:
     rows = [
         [r["method"], r["protocol"], _pairs(r["parameters"]), count(r["n_runs"]),
          f"{count(r['n_labelled_min'])}–{count(r['n_labelled_max'])}", duration(r["seconds"]), cell(r["device"]),
-         _pairs(r["versions"]), cell(r["commit"])[:10]]
+         _pairs(r["versions"]), cell(r["commit"])]
         for r in source.rows()
     ]  # fmt: skip
     return Table(source.name, "Methods with their parameters, as stored with the runs", head, rows, [source])
