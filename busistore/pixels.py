@@ -14,6 +14,7 @@ from busistore.ids import sha256
 
 MIN_SIDE_PX = 32  # below this no lesion can be seen and no near-duplicate be told
 MAX_SIDE_PX = 16_384  # above this a header is taken for damage, before memory is spent on it
+IHDR_BIT_DEPTH = 24  # byte of a PNG file with the bits of a sample: after signature, length, name, width, height
 Image.MAX_IMAGE_PIXELS = None  # the sides are checked here, with a message that names the file
 
 
@@ -35,10 +36,10 @@ def open_image(data: bytes, name: str) -> Image.Image:
         BadInput: not a picture, truncated, too small or large, 16-bit, or with transparent pixels.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _opened(data)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise BadInput(f"'{name}' is not a picture; replace it or take it out of the folder") from None
-    _check_header(image, name)
+        raise BadInput(f"'{name}' is not a PNG picture; replace it or take it out of the folder") from None
+    _check_header(image, data[IHDR_BIT_DEPTH], name)
     try:
         image.load()
     except (OSError, ValueError, SyntaxError, EOFError, zlib.error):
@@ -46,14 +47,19 @@ def open_image(data: bytes, name: str) -> Image.Image:
     return _opaque(image, name)
 
 
-def _check_header(image: Image.Image, name: str) -> None:
+def _opened(data: bytes) -> Image.Image:
+    """PNG and nothing else: for some formats Pillow would start another program."""
+    return Image.open(io.BytesIO(data), formats=("PNG",))
+
+
+def _check_header(image: Image.Image, bit_depth: int, name: str) -> None:
     sides = f"{image.width} x {image.height} px"
     if min(image.size) < MIN_SIDE_PX:
         raise BadInput(f"'{name}' is {sides}, the least is {MIN_SIDE_PX} x {MIN_SIDE_PX}; export it at full size")
     if max(image.size) > MAX_SIDE_PX:
         raise BadInput(f"'{name}' is {sides}, the most is {MAX_SIDE_PX} a side; its header may be damaged")
-    if image.mode.startswith(("I", "F")):
-        raise BadInput(f"'{name}' has more than 8 bits a pixel ({image.mode}); export it as 8-bit grey or RGB")
+    if bit_depth > 8:  # Pillow would drop the lower byte of 16-bit colour without a word
+        raise BadInput(f"'{name}' has {bit_depth} bits a sample; export it as 8-bit grey or RGB")
 
 
 def _opaque(image: Image.Image, name: str) -> Image.Image:
@@ -67,7 +73,7 @@ def _opaque(image: Image.Image, name: str) -> Image.Image:
 
 def mode(data: bytes) -> str:
     """How the file stores its pixels, in Pillow's words: L, RGB, RGBA, P."""
-    return Image.open(io.BytesIO(data)).mode
+    return _opened(data).mode
 
 
 def grey(data: bytes, name: str = "image") -> np.ndarray:

@@ -24,7 +24,7 @@ def checked(table: Table, rows: pa.Table | Iterable[dict[str, Any]]) -> pa.Table
     distinct = source.select(list(table.key)).group_by(list(table.key)).aggregate([]).num_rows
     if distinct != source.num_rows:
         raise StoreError(f"{source.num_rows - distinct} rows for '{table.name}' repeat a key")
-    for field in table.schema:
+    for field in table.schema if source.num_rows else ():
         _check_finite(table, source, field)
     return source
 

@@ -6,12 +6,10 @@ it is written, and a key that is there already is left alone (or replaced, when 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from busistore.errors import StoreError
+from busistore.faults import read_error, readable_errors
+from busistore.files import Files
 from busistore.rows import checked
 from busistore.schema import SCHEMA_VERSION, TABLES, Table
 
@@ -60,23 +60,22 @@ class Store:
     def create(cls, path: str | Path) -> Store:
         """The store at `path`, made empty first if none is there."""
         path = Path(path)
+        if os.fsencode(path) != str(path).encode("utf-8", "replace"):
+            raise StoreError(f"the store's name {os.fsencode(path)!r} is not UTF-8; name it in plain letters")
         if not (path / MANIFEST).exists():
-            if path.is_dir() and any(path.iterdir()):
-                raise StoreError(f"'{path}' holds other files; name an empty or a new folder as the store")
-            with _readable_errors(path):
-                path.mkdir(parents=True, exist_ok=True)
-                temporary = path / (MANIFEST + f".{os.getpid()}")
-                temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
-                temporary.replace(path / MANIFEST)
+            with readable_errors(path):
+                if path.is_dir() and any(not p.name.startswith(MANIFEST) for p in path.iterdir()):
+                    raise StoreError(f"'{path}' holds other files; name an empty or a new folder as the store")
+                _write_manifest(path)
         return cls.open(path)
 
     def names(self) -> list[str]:
         """Names of the tables that hold something, sorted."""
-        return sorted(p.name.removesuffix(".lance") for p in self.path.glob("*.lance"))
+        return sorted(name for p in self.path.glob("*.lance") if self.has(name := p.name.removesuffix(".lance")))
 
     def has(self, table: str) -> bool:
-        """Whether the table exists."""
-        return (self.path / f"{table}.lance").is_dir()
+        """Whether the table exists. A folder without a manifest is what a killed or full-disk creation left."""
+        return any((self.path / f"{table}.lance" / "_versions").glob("*.manifest"))
 
     def dataset(self, table: str, version: int | None = None):
         """The Lance dataset of a table, at its newest or a given version: what DuckDB scans."""
@@ -87,7 +86,7 @@ class Store:
         try:
             return lance.dataset(str(self.path / f"{table}.lance"), version=version)
         except (OSError, ValueError, RuntimeError) as error:
-            raise _read_error(self.path, table, error) from error
+            raise read_error(self.path, table, error) from error
 
     def version(self, table: str) -> int:
         """The version that a read of the table would see now; 0 before its first row."""
@@ -112,7 +111,7 @@ class Store:
         try:
             return dataset.to_table(columns=wanted, filter=where)
         except (OSError, ValueError, RuntimeError) as error:
-            raise _read_error(self.path, table, error) from error
+            raise read_error(self.path, table, error) from error
 
     def keys(self, table: Table, where: str | None = None) -> set[tuple]:
         """The keys that are stored, as tuples in the order of `table.key`."""
@@ -138,7 +137,7 @@ class Store:
             source = self._new(table, source)
         if not source.num_rows:
             return 0
-        with _readable_errors(self.path):
+        with readable_errors(self.path):
             merge = self._table(table).merge_insert(list(table.key)).when_not_matched_insert_all()
             if replace:
                 merge = merge.when_matched_update_all()
@@ -154,11 +153,12 @@ class Store:
     def delete(self, table: str, where: str) -> None:
         """Remove the rows that satisfy a Lance filter; nothing happens where there are none."""
         if self.count(table, where):
-            with _readable_errors(self.path):
-                self._lancedb.open_table(table).delete(where)
+            with readable_errors(self.path):
+                self.lancedb.open_table(table).delete(where)
 
     @cached_property
-    def _lancedb(self):
+    def lancedb(self):
+        """The connection through which rows are written, and blobs read."""
         import lancedb
 
         return lancedb.connect(str(self.path))
@@ -166,9 +166,9 @@ class Store:
     def _table(self, table: Table):
         """Open the table, made first if this is its first row."""
         if self.has(table.name):
-            return self._lancedb.open_table(table.name)
+            return self.lancedb.open_table(table.name)
         options = {"new_table_enable_stable_row_ids": "true"}
-        return self._lancedb.create_table(
+        return self.lancedb.create_table(
             table.name, schema=_stored_schema(table), exist_ok=True, storage_options=options
         )
 
@@ -177,8 +177,8 @@ class Store:
         from datetime import timedelta
 
         for name in self.names():
-            with _readable_errors(self.path):
-                handle = self._lancedb.open_table(name)
+            with readable_errors(self.path):
+                handle = self.lancedb.open_table(name)
                 handle.checkout_latest()
                 handle.optimize(cleanup_older_than=timedelta(seconds=KEEP_VERSIONS_S))
             for left in (self.path / f"{name}.lance" / "data").glob(".tmp*"):
@@ -186,45 +186,15 @@ class Store:
                     left.unlink(missing_ok=True)
 
 
-class Files:
-    """The files of one table, each checked against its checksum as it is read. Built by `Store.files`."""
-
-    def __init__(self, store: Store, table: Table, where: str | None):
-        self.store, self.table = store, table
-        self.found: dict[str, tuple[int, int]] = {}
-        if store.has(table.name):
-            columns = ["image_id", "png_crc32"]
-            rows = store.dataset(table.name).to_table(columns=columns, filter=where, with_row_id=True)
-            places = zip(rows["_rowid"].to_pylist(), rows["png_crc32"].to_pylist())
-            self.found = dict(zip(rows["image_id"].to_pylist(), places))
-
-    def __getitem__(self, image_id: str) -> bytes:
-        return next(self.stream([image_id]))[1]
-
-    def stream(self, ids: Iterable[str], batch: int = 64) -> Iterator[tuple[str, bytes]]:
-        """(image_id, PNG bytes) in the order of `ids`, `batch` files in memory at a time.
-
-        Raises:
-            StoreError: an id has no row, or a file no longer matches its checksum.
-        """
-        ids = list(ids)
-        for start in range(0, len(ids), batch):
-            part = ids[start : start + batch]
-            gone = next((i for i in part if i not in self.found), None)
-            if gone is not None:
-                raise StoreError(f"the table '{self.table.name}' has no row for '{gone}'")
-            for image_id, data in zip(part, self._fetch([self.found[i][0] for i in part]), strict=True):
-                if zlib.crc32(data) != self.found[image_id][1]:
-                    raise StoreError(f"the '{self.table.name}' file of '{image_id}' is damaged; see `busistore verify`")
-                yield image_id, data
-
-    def _fetch(self, row_ids: list[int]) -> list[bytes]:
-        if "png" in self.table.blobs:
-            return self.store._lancedb.open_table(self.table.name).fetch_blobs("png", row_ids).to_pylist()
-        wanted = f"_rowid in ({', '.join(map(str, row_ids))})"
-        taken = self.store.dataset(self.table.name).to_table(columns=["png"], filter=wanted, with_row_id=True)
-        data = dict(zip(taken["_rowid"].to_pylist(), taken["png"].to_pylist()))
-        return [data[i] for i in row_ids]
+def _write_manifest(path: Path) -> None:
+    """Whole or not at all: a crash leaves no manifest, or a temporary one that the next call ignores."""
+    path.mkdir(parents=True, exist_ok=True)
+    temporary = path / f"{MANIFEST}.{os.getpid()}"
+    try:
+        temporary.write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+        temporary.replace(path / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def quote(value: str) -> str:
@@ -261,32 +231,3 @@ def _with_key_marks(table: Table, source: pa.Table) -> pa.Table:
     """The rows under the stored fields, which a merge compares; blob columns are sent as plain bytes."""
     fields = [f if f.name in table.blobs else _stored_field(table, f) for f in table.schema]
     return source.cast(pa.schema(fields))
-
-
-@contextlib.contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
-    """Lance reports every fault of a disk as a ValueError or RuntimeError; say the ones a user can mend."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        text = str(error)
-        for sign, words in _DISK_FAULTS.items():
-            if sign in text:
-                raise StoreError(f"the store '{path}' {words}; what was stored before is whole") from error
-        raise
-
-
-_DISK_FAULTS = {
-    "No space left": "is on a full disk: make room and run the same command again",
-    "os error 28": "is on a full disk: make room and run the same command again",
-    "Permission denied": "may not be written by you",
-    "os error 13": "may not be written by you",
-    "Read-only file system": "is on a read-only disk",
-    "os error 30": "is on a read-only disk",
-    "Not a directory": "is not a folder",
-    "File exists": "is not a folder",
-}
-
-
-def _read_error(path: Path, table: str, error: Exception) -> StoreError:
-    return StoreError(f"the table '{table}' of '{path}' cannot be read ({str(error).splitlines()[0][:160]})")

@@ -54,28 +54,35 @@ def encode(
     started = time.monotonic()
     located = models.locate(model, weights, precision)
     recipe_id = recipes.recipe(recipe).recipe_id
-    preprocess(store, recipe, only=only, dry_run=dry_run, track=track)
+    first = preprocess(store, recipe, only=only, only_errors=only_errors, dry_run=dry_run, track=track)
     pictures = _pictures(store, recipe_id)
     if dry_run:  # pictures that the real run would make first are missing too
         pictures = dict.fromkeys(store.read("images", ["image_id"])["image_id"].to_pylist(), "") | pictures
-    job = f"encode {located.model_id}"
+    job = job_name(located.model_id, recipe_id)
     plan = chosen(sorted(pictures), only, store, job, only_errors)
     stored = encoded_from(store, located.model_id, recipe_id)
     missing = [i for i in plan if pictures[i] != stored.get(i)]
-    report = Report(job, planned=len(plan), skipped=len(plan) - len(missing))
+    report = Report(job, len(plan), len(plan) - len(missing), failed=first.failed, failures=first.failures)
     if missing and not dry_run:
         encoder = models.load(located, device)
         table = embeddings_table(located.model_id, recipe_id, located.spec.dim)
         store.put(MODELS, [_model_row(located)])
         with Shards(store, report, (table,), shard_rows) as shards, track(f"encode {model}", len(missing)) as advance:
-            for ids, squares in _batches(store, recipe_id, missing, batch_size):
-                vectors = encoder.encode(squares)
-                for image_id, vector in zip(ids, vectors, strict=True):
+            for ids, squares, damaged in _batches(store, recipe_id, missing, batch_size):
+                vectors = encoder.encode(squares) if squares.size else ()
+                for image_id, vector in zip((i for i in ids if i not in damaged), vectors, strict=True):
                     _take(shards, table, located, recipe_id, image_id, pictures[image_id], vector)
+                for image_id, reason in damaged.items():
+                    shards.refuse(image_id, reason)
                 shards.checkpoint()
                 advance(len(ids))
     report.seconds = time.monotonic() - started
     return report
+
+
+def job_name(model_id: str, recipe_id: str) -> str:
+    """The job under which failures are kept: one model's or recipe's are not another's."""
+    return f"encode {model_id} {recipe_id}"
 
 
 def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
@@ -101,9 +108,12 @@ def _take(
     shards.add(image_id, {table.name: [row]})
 
 
-def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(ids, (N, S, S) uint8), decoded in a thread while the network computes: at most three batches ahead."""
-    files = store.files(PREPROCESSED, f"recipe_id = {quote(recipe_id)}").stream(ids, batch=size)
+Batch = tuple[list[str], np.ndarray, dict[str, str]]  # ids, (N, S, S) uint8 of those that are whole, damaged ones
+
+
+def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterator[Batch]:
+    """Pictures decoded in a thread while the network computes: at most three batches ahead."""
+    files = store.files(PREPROCESSED, f"recipe_id = {quote(recipe_id)}").try_stream(ids, batch=size)
     with ThreadPoolExecutor(1) as pool:
         decode = lambda: _decode(list(itertools.islice(files, size)))  # noqa: E731  (one use, beside its only caller)
         waiting = [pool.submit(decode) for _ in range(3)]
@@ -112,9 +122,11 @@ def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterato
             yield batch
 
 
-def _decode(some: list[tuple[str, bytes]]) -> tuple[list[str], np.ndarray]:
-    squares = [pixels.grey(data, image_id) for image_id, data in some]
-    return [image_id for image_id, _ in some], np.stack(squares) if squares else np.empty((0, 0, 0), np.uint8)
+def _decode(some: list[tuple[str, bytes | BusistoreError]]) -> Batch:
+    damaged = {image_id: str(data) for image_id, data in some if isinstance(data, BusistoreError)}
+    squares = [pixels.grey(data, image_id) for image_id, data in some if image_id not in damaged]
+    whole = np.stack(squares) if squares else np.empty((0, 0, 0), np.uint8)
+    return [image_id for image_id, _ in some], whole, damaged
 
 
 def _model_row(located: models.Located) -> dict[str, Any]:

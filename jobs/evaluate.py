@@ -72,20 +72,23 @@ def evaluate(
         weights, precision: as given to `encode`, since they are part of which vectors are meant.
     """
     started = time.monotonic()
-    fitted = [with_parameters(lookup("method", name, METHODS), parameters or {}) for name in methods]
+    _refuse_empty(methods=methods, models=model_names, shots=shots, seeds=seeds)
+    fitted = [with_parameters(lookup("method", name, METHODS), parameters or {}) for name in dict.fromkeys(methods)]
     for one in fitted:
         if protocol not in one.protocols:
             raise UnknownName(f"protocol of '{one.name}'", protocol, one.protocols)
+    located = [models.locate(name, weights, precision) for name in dict.fromkeys(model_names)]
+    recipes.recipe(recipe)
     chosen = load_split(store, split, dataset)
-    episodes = draw_episodes(chosen, shots, seeds)
-    report = Report("evaluate", planned=len(fitted) * len(model_names) * len(episodes))
+    episodes = draw_episodes(chosen, sorted(set(shots)), seeds)
+    caches = [load_vectors(store, one, recipe, chosen) for one in located]  # what is missing stops the grid here
+    report = Report("evaluate", planned=len(fitted) * len(caches) * len(episodes))
     done = {k for (k,) in store.keys(RUNS, "status = 'done'")}
     if not dry_run:  # the ledger comes first: a run never names an episode that is not there
         store.put(EPISODES, [row for episode in episodes for row in episode_rows(chosen, episode)])
     tables = (PREDICTIONS, METRICS_TABLE, RUNS)
     with Shards(store, report, tables) as shards, track("evaluate", report.planned) as advance:
-        for name in model_names:
-            cached = load_vectors(store, models.locate(name, weights, precision), recipe, chosen)
+        for cached in caches:
             for one in fitted:
                 for episode in episodes:
                     run_id = _run_id(one, cached, episode, protocol)
@@ -97,6 +100,12 @@ def evaluate(
                     advance(1)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _refuse_empty(**lists: Sequence) -> None:
+    for name, some in lists.items():
+        if not len(some):
+            raise BusistoreError(f"no {name} are named; a grid needs at least one of methods, models, shots and seeds")
 
 
 def _run_id(fitted: Any, cached: Vectors, episode: Episode, protocol: str) -> str:

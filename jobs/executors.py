@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -37,8 +38,12 @@ def threads(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]
 
 def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
     """In fresh processes (spawned: Lance handles do not survive a fork)."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_the_driver) as pool:
         yield from _windowed(pool, work, items, 4 * workers)
+
+
+def _leave_interrupts_to_the_driver() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _windowed(pool: Executor, work: Work, items: Iterable[Keyed], window: int) -> Iterator[Keyed]:

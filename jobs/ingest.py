@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from datetime import UTC, datetime
@@ -34,15 +35,15 @@ def ingest(
     found = list(datasets.reader(dataset).records(Path(root)))
     records = [r for r in found if isinstance(r, ImageRecord)]
     report = Report("ingest", planned=len(found))
-    stored = _stored_hashes(store, dataset)
+    stored, masked = _stored_hashes(store, dataset), {i for i, _ in store.keys(MASKS, f"source_id = {quote(TRUTH)}")}
     with Shards(store, report, (MASKS, IMAGES)) as shards, track("ingest", len(found)) as advance:
         for fault in (f for f in found if isinstance(f, Fault)):
             shards.refuse(fault.key, fault.reason)
             advance(1)
-        items = ((r.image_id, (r, stored.get(r.image_id), replace)) for r in records)
+        items = ((r.image_id, (r, stored.get(r.image_id) if r.image_id in masked else None, replace)) for r in records)
         results = executors.compute(read, items, executor)
         consume(_counted(results, report, advance), shards, advance)
-    _forget_mended(store, dataset, report)
+    _forget_mended(store, dataset, report, {r.image_id for r in records})
     report.seconds = time.monotonic() - started
     return report
 
@@ -62,10 +63,11 @@ def _stored_hashes(store: Store, dataset: str) -> dict[str, str]:
     return dict(columns(store.read("images", ["image_id", "files_sha256"], f"dataset = {quote(dataset)}")))
 
 
-def _forget_mended(store: Store, dataset: str, report: Report) -> None:
-    """Failures of this data set that did not come again are over."""
+def _forget_mended(store: Store, dataset: str, report: Report, seen: set[str]) -> None:
+    """Failures of images seen now, and of files that are in no image's place, are over if they did not come again."""
     rows = store.read("failures", ["key"], f"job = 'ingest' AND starts_with(key, {quote(dataset + '/')})")
-    settle(store, "ingest", [k for k in rows["key"].to_pylist() if k not in report.failures], {})
+    over = [k for k in rows["key"].to_pylist() if k not in report.failures and (k in seen or k.count("/") > 1)]
+    settle(store, "ingest", over, {})
 
 
 def read(item: tuple[ImageRecord, str | None, bool]) -> dict[str, list[dict[str, Any]]] | None:
@@ -77,7 +79,7 @@ def read(item: tuple[ImageRecord, str | None, bool]) -> dict[str, list[dict[str,
     record, stored, replace = item
     data = pixels.read_bytes(record.path)
     masks = [pixels.read_bytes(p) for p in record.mask_paths]
-    digest = sha256(b"".join([data, *masks]))
+    digest = sha256("\n".join(sha256(part) for part in (data, *masks)).encode())
     if digest == stored:
         return None
     if stored is not None and not replace:
@@ -88,10 +90,15 @@ def read(item: tuple[ImageRecord, str | None, bool]) -> dict[str, list[dict[str,
         "image_id": record.image_id, "dataset": record.dataset, "label": record.label, "patient_id": record.patient_id,
         "view": record.view, "width_px": image.width, "height_px": image.height, "mode": pixels.mode(data),
         "pixels_sha256": pixels.pixels_sha256(image), "file_sha256": sha256(data), "files_sha256": digest,
-        "png_crc32": zlib.crc32(data), "source_path": str(record.path.resolve()), "ingested_at": datetime.now(UTC),
+        "png_crc32": zlib.crc32(data), "source_path": _as_text(record.path.resolve()), "ingested_at": datetime.now(UTC),
         "png": data,
     }  # fmt: skip
     return {IMAGES.name: [row], MASKS.name: [{"image_id": record.image_id, **mask_row(merged, TRUTH, len(masks))}]}
+
+
+def _as_text(path: Path) -> str:
+    """A path as text that a table can hold, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def merge_masks(files: list[bytes], names: list[str], shape: tuple[int, int], image_name: str) -> np.ndarray:

@@ -37,10 +37,11 @@ def preprocess(
     images = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
     if not images:
         raise BusistoreError("the store holds no images; `busistore ingest DATASET PATH` brings them")
-    plan = chosen(sorted(images), only, store, "preprocess", only_errors)
+    job = job_name(made.recipe_id)
+    plan = chosen(sorted(images), only, store, job, only_errors)
     stored = made_from(store, made.recipe_id)
     missing = [i for i in plan if images[i] != stored.get(i)]
-    report = Report("preprocess", planned=len(plan), skipped=len(plan) - len(missing))
+    report = Report(job, planned=len(plan), skipped=len(plan) - len(missing))
     if missing and not dry_run:
         with Shards(store, report, (PREPROCESSED,)) as shards, track(f"preprocess {recipe}", len(missing)) as advance:
             items = _items(store, missing, images)
@@ -49,20 +50,30 @@ def preprocess(
     return report
 
 
+def job_name(recipe_id: str) -> str:
+    """The job under which failures are kept: one recipe's are not another's."""
+    return f"preprocess {recipe_id}"
+
+
 def made_from(store: Store, recipe_id: str) -> dict[str, str]:
     """For each image that has a picture under the recipe, the hash of the original that it was made from."""
     where = f"recipe_id = {quote(recipe_id)}"
     return dict(columns(store.read("preprocessed", ["image_id", "source_sha256"], where)))
 
 
-def _items(store: Store, ids: list[str], hashes: dict[str, str]) -> Iterator[tuple[str, tuple[str, str, bytes]]]:
-    for image_id, data in store.files(IMAGES).stream(ids):
+Item = tuple[str, str, bytes | BusistoreError]  # image id, hash of its pixels, its file or why there is none
+
+
+def _items(store: Store, ids: list[str], hashes: dict[str, str]) -> Iterator[tuple[str, Item]]:
+    for image_id, data in store.files(IMAGES).try_stream(ids):
         yield image_id, (image_id, hashes[image_id], data)
 
 
-def compute(recipe: recipes.Recipe, item: tuple[str, str, bytes]) -> dict[str, list[dict[str, Any]]]:
+def compute(recipe: recipes.Recipe, item: Item) -> dict[str, list[dict[str, Any]]]:
     """The row of one image: its picture under the recipe and the way back to original pixels."""
     image_id, source_sha256, data = item
+    if isinstance(data, BusistoreError):
+        raise data
     made = recipes.apply(recipe, pixels.grey(data, image_id))
     file = pixels.png(made.pixels)
     row = {

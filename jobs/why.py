@@ -8,8 +8,7 @@ from typing import Any
 
 from busistore import models
 from busistore.errors import UnknownName
-from busistore.jobs import columns
-from busistore.jobs.encode import encoded_from
+from busistore.jobs import columns, encode, preprocess
 from busistore.preprocess import recipes
 from busistore.store import Store, quote
 
@@ -33,7 +32,10 @@ def why(
         ("preprocess", *_preprocessed(store, image_id, spec_recipe, images.get(image_id))),
         ("encode", *_encoded(store, image_id, located, spec_recipe.recipe_id)),
     ]
-    jobs = {"ingest": "ingest", "preprocess": "preprocess", "encode": f"encode {located.model_id}"}
+    jobs = {
+        "ingest": "ingest", "preprocess": preprocess.job_name(spec_recipe.recipe_id),
+        "encode": encode.job_name(located.model_id, spec_recipe.recipe_id),
+    }  # fmt: skip
     return [
         (step, "failed", failed[jobs[step]]) if state != "stored" and jobs[step] in failed else (step, state, text)
         for step, state, text in steps
@@ -61,7 +63,7 @@ def _preprocessed(store: Store, image_id: str, recipe: recipes.Recipe, pixels: s
 def _encoded(store: Store, image_id: str, located: models.Located, recipe_id: str) -> tuple[str, str]:
     where = f"image_id = {quote(image_id)} AND recipe_id = {quote(recipe_id)}"
     now = dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where))).get(image_id)
-    seen = encoded_from(store, located.model_id, recipe_id).get(image_id)
+    seen = encode.encoded_from(store, located.model_id, recipe_id).get(image_id)
     if seen is None:
         return "missing", _other_models(store, located) or "never encoded by this model"
     if seen != now:

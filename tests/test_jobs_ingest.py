@@ -85,7 +85,7 @@ def broken_folder(folder) -> dict[str, str]:
     save_mask(benign / "benign (6)_mask.png", np.ones((40, 40), bool))
     return {
         "busi/benign-0002": "damaged or truncated", "busi/benign-0003": "is 1 x 1 px",
-        "busi/benign-0004": "more than 8 bits", "busi/benign-0005": "transparent pixels",
+        "busi/benign-0004": "has 16 bits a sample", "busi/benign-0005": "transparent pixels",
         "busi/benign-0006": "'benign (6)_mask.png' is 40 x 40 px, its image 'benign (6).png' 96 x 72",
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +18,12 @@ from tests.fakes import speckle
 def encoded(image: Image.Image, **options) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def as_format(name: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(GREY).save(out, name)
     return out.getvalue()
 
 
@@ -70,11 +77,14 @@ def see_through() -> Image.Image:
 
 
 REFUSED = {
-    "not a picture": (b"hello", "is not a picture"),
+    "not a picture": (b"hello", "is not a PNG picture"),
     "truncated": (encoded(Image.fromarray(GREY))[:-400], "damaged or truncated"),
-    "broken header": (encoded(Image.fromarray(GREY))[:20], "is not a picture|damaged"),
+    "broken header": (encoded(Image.fromarray(GREY))[:20], "is not a PNG picture|damaged"),
     "one pixel": (encoded(Image.new("L", (1, 1))), "is 1 x 1 px, the least is 32 x 32"),
-    "16 bit": (encoded(Image.fromarray(GREY.astype(np.uint16) * 257)), "more than 8 bits"),
+    "16 bit": (encoded(Image.fromarray(GREY.astype(np.uint16) * 257)), "has 16 bits a sample"),
+    "16 bit colour": (cv2.imencode(".png", np.stack([GREY] * 3, 2).astype(np.uint16) * 257)[1].tobytes(), "16 bits"),
+    "another format": (as_format("GIF"), "is not a PNG picture"),
+    "a program": (as_format("EPS"), "is not a PNG picture"),
     "transparent": (encoded(see_through()), "transparent pixels; flatten it"),
     "too wide": (encoded(Image.new("1", (20_000, 32))), "the most is 16384"),
 }

@@ -5,6 +5,7 @@ Source: Al-Dhabyani et al. (2020), Data in Brief 28, 104863. A part of the set i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from pathlib import Path
 from busistore.datasets import CLASSES, Fault, ImageRecord
 from busistore.errors import BadInput
 
-IMAGE = re.compile(r"(?P<stem>\w+ \((?P<number>\d+)\))\.png", re.IGNORECASE)
-MASK = re.compile(r"(?P<stem>\w+ \(\d+\))_mask(_\d+)?\.png", re.IGNORECASE)
+IMAGE = re.compile(r"(?P<label>[a-z]+) \((?P<number>[0-9]+)\)\.png", re.IGNORECASE)
+MASK = re.compile(r"(?P<label>[a-z]+) \((?P<number>[0-9]+)\)_mask(_[0-9]+)?\.png", re.IGNORECASE)
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # what somebody may take for an image of the set
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,13 @@ class BusiLayout:
 
     def records(self, root: Path) -> Iterator[ImageRecord | Fault]:
         """Every image under `root` (or under its only sub-folder with class folders), sorted by class and number."""
-        root = class_root(root)
-        for label in CLASSES:
-            if (root / label).is_dir():
-                yield from self._of_class(root, label)
+        for label, folder in sorted(_class_folders(class_root(root)).items()):
+            yield from self._of_class(folder, label)
 
-    def _of_class(self, root: Path, label: str) -> Iterator[ImageRecord | Fault]:
-        images, masks, strays = _sort_files(root / label, label)
-        for path in strays:
-            key = f"{self.name}/{label}/{path.name}"
-            yield Fault(key, f"'{path.name}' is not named as BUSI names a {label} image or mask")
+    def _of_class(self, folder: Path, label: str) -> Iterator[ImageRecord | Fault]:
+        images, masks, strays = _sort_files(folder, label)
+        for name, reason in strays:
+            yield Fault(f"{self.name}/{label}/{name}", reason)
         for stem in sorted(images, key=_number):
             if stem in masks:
                 image_id = f"{self.name}/{label}-{_number(stem):04d}"
@@ -53,39 +52,59 @@ def class_root(root: Path) -> Path:
     """The folder that holds the class folders: `root` itself, or the one folder in it that does.
 
     Raises:
-        BadInput: there is no such folder, or nothing in it looks like BUSI.
+        BadInput: there is no such folder, nothing in it looks like BUSI, or several folders in it do.
     """
     if not root.exists():
         raise BadInput(f"there is no folder '{root}'; check the path")
     if not root.is_dir():
         raise BadInput(f"'{root}' is a file; name the folder that holds benign/, malignant/ and normal/")
-    inside = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
-    fitting = [p for p in inside if any(_has_images(p / label) for label in CLASSES)]
+    if _fits(root):
+        return root
+    fitting = sorted(p for p in root.iterdir() if p.is_dir() and _fits(p))
     if not fitting:
         wanted = "no benign/, malignant/ or normal/ with files like 'benign (1).png'"
         raise BadInput(f"'{root}' is not a BUSI folder: {wanted}")
+    if len(fitting) > 1:
+        raise BadInput(f"'{root}' holds several BUSI folders ({', '.join(p.name for p in fitting)}); name one of them")
     return fitting[0]
+
+
+def _fits(root: Path) -> bool:
+    return any(_has_images(folder) for folder in _class_folders(root).values())
+
+
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Class to folder; the case of a folder's name does not matter."""
+    return {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in CLASSES}
 
 
 def _has_images(folder: Path) -> bool:
     return folder.is_dir() and any(IMAGE.fullmatch(p.name) for p in folder.iterdir())
 
 
-def _sort_files(folder: Path, label: str) -> tuple[dict[str, Path], dict[str, list[Path]], list[Path]]:
-    """PNG files of a class folder as images by stem, masks by stem, and those that are neither."""
+def _sort_files(folder: Path, label: str) -> tuple[dict[str, Path], dict[str, list[Path]], list[tuple[str, str]]]:
+    """Image files of a class folder by stem, mask files by stem, and (name, reason) of those that are neither."""
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
-    strays: list[Path] = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith(".")):
+    strays: list[tuple[str, str]] = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")):
         image, mask = IMAGE.fullmatch(path.name), MASK.fullmatch(path.name)
         found = image or mask
-        if not found or found["stem"].split(" ")[0].lower() != label:
-            strays.append(path)
-        elif image:
-            images[image["stem"]] = path
+        stem = found and f"{label} ({int(found['number'])})"  # one name for `Benign (01).PNG` and `benign (1).png`
+        if not found or found["label"].lower() != label:
+            strays.append((printable(path), f"'{printable(path)}' is not named as BUSI names a {label} image or mask"))
+        elif mask:
+            masks.setdefault(stem, []).append(path)
+        elif stem in images:
+            strays.append((printable(path), f"'{path.name}' has the number of '{images[stem].name}'; rename one"))
         else:
-            masks.setdefault(mask["stem"], []).append(path)
+            images[stem] = path
     return images, masks, strays
+
+
+def printable(path: Path) -> str:
+    """A file's name as text that any table can hold, whatever bytes it is made of."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def _number(stem: str) -> int:
