@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections import deque
@@ -68,10 +69,8 @@ def _first(waiting: deque) -> Keyed:
 
 def on_ray(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
     """On the Ray cluster that the environment names, or a local one."""
-    try:
-        import ray
-    except ImportError:
-        raise BusistoreError("the ray executor needs Ray; `pip install busistore[ray]` brings it") from None
+    import ray
+
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     remote = ray.remote(guarded)
     waiting: deque = deque()
@@ -94,5 +93,11 @@ def compute(
 
     `work` must be importable by name for processes and Ray: a module's function, or a `functools.partial` of one.
     """
-    run = lookup("executor", executor, EXECUTORS)
-    return run(work, items, workers or os.cpu_count() or 1)
+    return named(executor)(work, items, workers or os.cpu_count() or 1)
+
+
+def named(executor: str) -> Callable[[Work, Iterable[Keyed], int], Iterator[Keyed]]:
+    """The executor of that name; raises BusistoreError when there is none, or what it needs is not installed."""
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise BusistoreError("the ray executor needs Ray; `pip install busistore[ray]` brings it")
+    return lookup("executor", executor, EXECUTORS)

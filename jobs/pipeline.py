@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from busistore.jobs import Track, silent
+from busistore.jobs import Report, Track, silent
 from busistore.jobs.encode import encode
 from busistore.jobs.evaluate import evaluate
 from busistore.jobs.group import group
@@ -19,20 +19,20 @@ SHOTS = (1, 2, 4, 8, 16, 32)
 N_PHANTOMS = 120
 
 
-def demo(store: Store, dataset: str, folder: Path, model: str, *, track: Track = silent) -> Iterator[str]:
-    """From a folder to a finished grid, yielding a line after each step; phantoms are drawn if there are none yet."""
+def demo(store: Store, dataset: str, folder: Path, model: str, *, track: Track = silent) -> Iterator[str | Report]:
+    """From a folder to a finished grid, yielding a line or report after each step; phantoms are drawn if need be."""
     if dataset == "phantom":
         yield _draw(folder, track)
-    yield ingest(store, dataset, folder, track=track).line()
+    yield ingest(store, dataset, folder, track=track)
     found = group(store, dataset, track=track)
     yield f"group: {len(found.group_of)} images, {len(set(found.group_of.values()))} groups ({found.grouping})"
-    yield preprocess(store, track=track).line()
-    yield encode(store, model, track=track).line()
+    yield preprocess(store, track=track)
+    yield encode(store, model, track=track)
     split_id = split(store, dataset)
     parts = sizes(store, split_id)
     yield f"split: {split_id}, " + ", ".join(f"{sum(n.values())} {part}" for part, n in sorted(parts.items()))
     shots = [k for k in SHOTS if k <= min(parts["train"].values())]
-    yield evaluate(store, METHODS, [model], shots, range(10), split=split_id, track=track).line()
+    yield evaluate(store, METHODS, [model], shots, range(10), split=split_id, track=track)
 
 
 def _draw(folder: Path, track: Track) -> str:

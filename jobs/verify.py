@@ -1,61 +1,113 @@
-"""Verify: is every stored file and vector what was written? Lance keeps no checksums of its data; busistore does."""
+"""Verify: is everything stored what was written? Lance keeps no checksums of its data; busistore does."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from busistore.errors import StoreError
-from busistore.jobs import Track, silent
+from busistore.jobs import Track, columns, silent
+from busistore.jobs.ingest import TRUTH
 from busistore.schema import IMAGES, MASKS, PREPROCESSED, Table
 from busistore.store import Store, quote
 
 
-def verify(store: Store, *, repair: bool = False, track: Track = silent) -> tuple[int, list[tuple[str, str, str]]]:
-    """How many files and vectors were read, and (table, image_id, fault) of each that is not as written.
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written. `where` selects the row to take out; None if no row can be named."""
 
-    With `repair`, damaged pictures and vectors are taken out, so that the next job makes them again; images and
-    masks as scanned are left, since only the user has others.
+    table: str
+    image_id: str
+    reason: str
+    where: str | None
+
+
+@dataclass
+class Verdict:
+    """How many files, vectors and tables were read, what is damaged, and what a repair took out."""
+
+    n_read: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+    taken_out: list[Damage] = field(default_factory=list)
+
+
+Check = Callable[[], Iterator[Damage | None]]
+
+
+def verify(store: Store, *, repair: bool = False, track: Track = silent) -> Verdict:
+    """Read everything that is stored and compare it with its checksum.
+
+    With `repair`, rows that can be made again are taken out: pictures and vectors by `encode`, images and masks by
+    `ingest` from the original folder. A table that cannot be read at all is only named.
     """
-    checks = [lambda t=t, w=w: _files(store, t, w) for t, w in _file_tables(store)]
-    checks += [lambda n=n: _vectors(store, n) for n in store.names() if n.startswith("embeddings.")]
-    n_read, faults = 0, []
+    verdict, checks = Verdict(), list(_checks(store))
     with track("verify", len(checks)) as advance:
-        for check in checks:
-            for table, image_id, fault in check():
-                n_read += 1
-                faults += [(table, image_id, fault)] if fault else []
+        for table, check in checks:
+            for found in _guarded(store, table, check):
+                verdict.n_read += 1
+                verdict.damaged += [found] if found else []
             advance(1)
-    for table, image_id, _ in faults if repair else []:
-        if table not in (IMAGES.name, MASKS.name):
-            store.delete(table, f"image_id = {quote(image_id)}")
-    return n_read, faults
+    for damage in (d for d in verdict.damaged if repair and d.where):
+        store.delete(damage.table, damage.where)
+        verdict.taken_out.append(damage)
+    return verdict
 
 
-def _file_tables(store: Store) -> Iterator[tuple[Table, str | None]]:
-    """Tables with files; where one image has several, one source or recipe at a time."""
-    yield IMAGES, None
-    for table, column in ((MASKS, "source_id"), (PREPROCESSED, "recipe_id")):
-        for value in sorted(set(store.read(table.name, [column])[column].to_pylist())):
-            yield table, f"{column} = {quote(value)}"
+def _checks(store: Store) -> Iterator[tuple[str, Check]]:
+    names = store.names()
+    for name in names:
+        yield name, lambda n=name: _rows(store, n)
+    for table, column in ((IMAGES, "dataset"), (MASKS, "source_id"), (PREPROCESSED, "recipe_id")):
+        if table.name in names:
+            yield table.name, lambda t=table, c=column: _files(store, t, c)
+    if "images" in names:
+        yield "masks", lambda: _without_masks(store)
+    for name in names:
+        if name.startswith("embeddings."):
+            yield name, lambda n=name: _vectors(store, n)
 
 
-def _files(store: Store, table: Table, where: str | None) -> Iterator[tuple[str, str, str]]:
-    files = store.files(table, where)
-    for image_id in sorted(files.found):
-        try:
-            files[image_id]
-            yield table.name, image_id, ""
-        except StoreError as error:
-            yield table.name, image_id, str(error)
+def _guarded(store: Store, table: str, check: Check) -> Iterator[Damage | None]:
+    try:
+        yield from check()
+    except StoreError as error:
+        yield Damage(table, "", str(error), None)
 
 
-def _vectors(store: Store, name: str) -> Iterator[tuple[str, str, str]]:
+def _rows(store: Store, name: str) -> Iterator[Damage | None]:
+    """All columns of a table but its files and vectors, which have checks of their own."""
+    store.read(name)
+    yield None
+
+
+def _files(store: Store, table: Table, column: str) -> Iterator[Damage | None]:
+    """One source or recipe at a time, since an image has a file under each."""
+    for value in sorted(set(store.read(table.name, [column])[column].to_pylist())):
+        where = f"{column} = {quote(value)}"
+        files = store.files(table, where)
+        for image_id, data in files.try_stream(sorted(files.found)):
+            bad = isinstance(data, StoreError)
+            row = f"image_id = {quote(image_id)} AND {where}"
+            yield Damage(table.name, image_id, str(data), row) if bad else None
+
+
+def _without_masks(store: Store) -> Iterator[Damage | None]:
+    """An image is written after its mask; one without has lost it."""
+    masked = {i for i, _ in store.keys(MASKS, f"source_id = {quote(TRUTH)}")}
+    for (image_id,) in columns(store.read("images", ["image_id"])):
+        lost = image_id not in masked
+        row = f"image_id = {quote(image_id)}"
+        yield Damage("images", image_id, "its mask is lost; `ingest` brings both again", row) if lost else None
+
+
+def _vectors(store: Store, name: str) -> Iterator[Damage | None]:
     rows = store.read(name, ["image_id", "crc32", "vector"])
     vectors = rows["vector"].combine_chunks()
-    values = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+    values = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
     for image_id, crc, vector in zip(rows["image_id"].to_pylist(), rows["crc32"].to_pylist(), values):
         sound = zlib.crc32(np.ascontiguousarray(vector).tobytes()) == crc and np.isfinite(vector).all()
-        yield name, image_id, "" if sound else "the vector is not what was written; --repair takes it out"
+        reason = "the vector is not what was written; --repair takes it out"
+        yield None if sound else Damage(name, image_id, reason, f"image_id = {quote(image_id)}")

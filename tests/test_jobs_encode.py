@@ -139,17 +139,71 @@ def test_nothing_is_encoded_from_an_empty_store(store, fake_model):
 
 def test_verify_finds_a_changed_vector_and_repairs(filled, fake_model):
     encode(filled, fake_model)
-    assert verify(filled) == (18 * 4, [])
+    assert not verify(filled).damaged
     table = embeddings_name(models.locate(fake_model).model_id, recipes.recipe("pad224").recipe_id)
     rows = filled.read(table, where="image_id = 'busi/benign-0003'").to_pylist()
     from busistore.schema import embeddings_table
 
     spec = embeddings_table(models.locate(fake_model).model_id, recipes.recipe("pad224").recipe_id, 12)
     filled.put(spec, [dict(rows[0], vector=[0.0] * 12)], replace=True)
-    assert [(t, i) for t, i, _ in verify(filled)[1]] == [(table, "busi/benign-0003")]
-    verify(filled, repair=True)
+    assert [(d.table, d.image_id) for d in verify(filled).damaged] == [(table, "busi/benign-0003")]
+    assert len(verify(filled, repair=True).taken_out) == 1
     assert counts(encode(filled, fake_model)) == (18, 17, 1, 0)
-    assert verify(filled) == (18 * 4, [])
+    assert not verify(filled).damaged
+
+
+@pytest.mark.parametrize("table", ["images", "masks", "preprocessed"])
+def test_a_damaged_file_fails_alone_and_is_made_again(filled, folder, fake_model, table):
+    """A changed checksum stands for a changed byte: either way the two disagree."""
+    from busistore.schema import TABLES
+
+    encode(filled, fake_model, only={"busi/benign-0001"})
+    row = filled.read(table, where="image_id = 'busi/benign-0001'").to_pylist()[0]
+    files = filled.files(TABLES[table])
+    filled.put(TABLES[table], [dict(row, png=files["busi/benign-0001"], png_crc32=1)], replace=True)
+    if table == "images":  # other images are preprocessed and encoded all the same
+        filled.delete("preprocessed", "image_id = 'busi/benign-0001'")
+        report = encode(filled, fake_model)
+        assert (report.written, report.failed) == (17, 1)
+        assert "damaged" in report.failures["busi/benign-0001"]
+    assert [(d.table, d.image_id) for d in verify(filled).damaged] == [(table, "busi/benign-0001")]
+    verify(filled, repair=True)
+    ingest(filled, "busi", folder)
+    encode(filled, fake_model)
+    assert not verify(filled).damaged
+    assert filled.count("images") == filled.count("masks") == filled.count("preprocessed") == 18
+
+
+def test_a_lost_mask_is_noticed_and_brought_again(filled, folder):
+    filled.delete("masks", "image_id = 'busi/benign-0001'")
+    assert [d.reason for d in verify(filled).damaged] == ["its mask is lost; `ingest` brings both again"]
+    assert counts(ingest(filled, "busi", folder)) == (18, 17, 1, 0)
+    assert not verify(filled).damaged
+
+
+def test_a_table_that_cannot_be_read_is_named(filled):
+    for data in (filled.path / "masks.lance" / "data").rglob("*.lance"):
+        data.write_bytes(data.read_bytes()[:50])
+    damaged = verify(filled).damaged
+    assert {d.table for d in damaged} == {"masks"}
+    assert "cannot be read" in damaged[0].reason
+
+
+def test_what_a_killed_creation_left_is_no_table(filled, fake_model):
+    located, recipe_id = models.locate(fake_model), recipes.recipe("pad224").recipe_id
+    (filled.path / f"{embeddings_name(located.model_id, recipe_id)}.lance" / "data").mkdir(parents=True)
+    assert not verify(filled).damaged
+    assert counts(encode(filled, fake_model)) == (18, 0, 18, 0)
+
+
+@pytest.mark.parametrize("shard_rows", [3, 6, 9, 18])
+def test_a_shard_may_end_with_the_last_image(filled, fake_model, shard_rows):
+    assert counts(encode(filled, fake_model, batch_size=3, shard_rows=shard_rows)) == (18, 0, 18, 0)
+
+
+def test_all_vectors_may_be_refused(filled, fake_model, monkeypatch):
+    monkeypatch.setattr(models.Encoder, "encode", lambda self, squares: np.full((len(squares), 12), np.nan, np.float32))
+    assert counts(encode(filled, fake_model)) == (18, 0, 0, 18)
 
 
 def test_two_models_do_not_mix(filled, fake_model, tmp_path, monkeypatch):

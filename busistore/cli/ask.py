@@ -7,7 +7,8 @@ import click
 from busistore.cli import app, format_option, output_option, pairs, quiet_option, store_option, tracker
 from busistore.cli.data import precision_option, recipe_option, weights_option
 
-timeout_option = click.option("--timeout", type=float, metavar="SECONDS", help="Stop the query after so long.")
+SECONDS = click.FloatRange(0, 1e6, min_open=True)
+timeout_option = click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Stop the query after so long.")
 parameter_option = click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A bound value.")
 
 
@@ -124,12 +125,13 @@ def verify(repair, path, quiet) -> None:
     from busistore.jobs import verify as jobs
     from busistore.store import Store
 
-    n_read, faults = jobs.verify(Store.open(path), repair=repair, track=tracker(quiet))
-    for table, image_id, fault in faults:
-        click.echo(f"{table}: {image_id}: {fault}")
-    click.echo(f"verify: {n_read} files and vectors read, {len(faults)} damaged")
-    if faults:
-        raise StoreError(f"{len(faults)} rows are damaged" + (" and were taken out" if repair else "; see above"))
+    found = jobs.verify(Store.open(path), repair=repair, track=tracker(quiet))
+    for damage in found.damaged:
+        click.echo(f"{damage.table}: {damage.image_id or 'the table'}: {damage.reason}")
+    click.echo(f"verify: {found.n_read} read, {len(found.damaged)} damaged, {len(found.taken_out)} taken out")
+    if len(found.damaged) > len(found.taken_out):
+        left = len(found.damaged) - len(found.taken_out)
+        raise StoreError(f"{left} damaged; --repair takes out what can be made again")
 
 
 @app.command()

@@ -52,10 +52,12 @@ def ingest(dataset, folder, audit, replace, skip_errors, executor, fmt, output, 
     from busistore import formats, sql
     from busistore.datasets import reader
     from busistore.errors import lookup
+    from busistore.jobs import executors
     from busistore.jobs import ingest as jobs
     from busistore.store import Store
 
     lookup("format", fmt, formats.FORMATS)
+    executors.named(executor)
     next(iter(reader(dataset).records(folder)))  # a wrong folder makes no store
     store = Store.create(path)
     report = jobs.ingest(store, dataset, folder, replace=replace, executor=executor, track=tracker(quiet))
@@ -113,7 +115,7 @@ def _stored_as(model, recipe, weights, precision) -> tuple[str, str]:
 
 @app.command()
 @click.argument("dataset")
-@click.option("--seed", default=42, show_default=True)
+@click.option("--seed", default=42, show_default=True, type=click.IntRange(-(2**63), 2**63 - 1))
 @click.option("--fractions", default="0.7,0.15,0.15", show_default=True, help="Shares of train, val and test.")
 @click.option("--from-csv", "csv", type=click.Path(path_type=Path), help="A published split: columns image, split.")
 @click.option("--naive", is_flag=True, help="Ignore near-duplicates, to measure what that does.")

@@ -76,8 +76,11 @@ def demo(busi, folder, model, quiet) -> None:
 
     store = Store.create(folder / "store")
     dataset = "busi" if busi else "phantom"
-    for line in pipeline.demo(store, dataset, busi or folder / "phantom", model, track=tracker(quiet)):
-        click.echo(line, err=True)
+    for step in pipeline.demo(store, dataset, busi or folder / "phantom", model, track=tracker(quiet)):
+        if isinstance(step, str):
+            click.echo(step, err=True)
+        else:
+            finish(step, quiet, skip_errors=True)  # what failed is said, and the way goes on with the rest
     for title, query in (("What is in the data", "audit"), ("Leaderboard", "leaderboard")):
         click.echo(f"\n{title}: busistore query {query} -p dataset={dataset} --store {store.path}")
         formats.write(sql.run(store, query, {"dataset": dataset}))
