@@ -58,7 +58,7 @@ def grouped_split(
     label_of, group_of = dict(zip(image_ids, labels)), dict(zip(image_ids, groups))
     mixed = mixed_groups(group_of, label_of)
     parts = {image_id: EXCLUDED for image_id in image_ids if group_of[image_id] in mixed}
-    for label in set(labels):
+    for label in {label_of[i] for i in image_ids if i not in parts}:
         members: dict[object, list[str]] = defaultdict(list)
         for image_id in sorted(i for i in image_ids if label_of[i] == label and i not in parts):
             members[group_of[image_id]].append(image_id)

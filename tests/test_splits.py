@@ -115,6 +115,13 @@ def test_a_part_with_no_share_stays_empty():
     assert set(splits.naive_split(ids, ["x"] * 9, 1, (0.0, 0.5, 0.5)).values()) == {"val", "test"}
 
 
+def test_a_class_of_mixed_groups_alone_is_left_out():
+    assert splits.grouped_split(["a", "b", "c"], ["x", "y", "x"], ["g", "g", "h"], 0) == {
+        "a": "excluded", "b": "excluded", "c": "train",
+    }  # fmt: skip
+    assert splits.grouped_split([], [], [], 0) == {}
+
+
 def test_repeated_ids_and_unequal_lengths_are_bugs():
     with pytest.raises(ValueError, match="unique"):
         splits.grouped_split(["a", "a"], ["x", "x"], ["g", "h"], 0)
