@@ -319,6 +319,15 @@ def test_intervals_fall_back_to_seeds_without_predictions():
     assert (narrow.low, narrow.high) == pytest.approx((0.505 - half / 100, 0.505 + half / 100))
 
 
+def test_bands_join_only_intervals_of_one_kind():
+    row = {"setting": (), "metric": "macro_f1", "mean": 0.5, "n_seeds": 2}
+    known = {"low": 0.4, "high": 0.6, "interval": curves.TWO_WAY}
+    kinds = [known, known, {"low": None, "high": None, "interval": curves.STUDENT}, known,
+             known | {"interval": curves.ONE_WAY}]  # fmt: skip
+    line = [curves.Point(**row, **kind, shots=2**k) for k, kind in enumerate(kinds)]
+    assert [[p.shots for p in band] for band in curves.bands(line)] == [[1, 2], [8], [16]]
+
+
 def test_chance_is_the_expected_f1_of_a_uniform_guess():
     """Three classes of equal size: precision and recall are both 1/3. Unequal: worked by hand."""
     assert curves.chance({"a": 5, "b": 5, "c": 5}, "macro_f1") == pytest.approx(1 / 3)

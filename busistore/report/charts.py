@@ -21,11 +21,11 @@ def confusion(rows: pl.DataFrame, classes: list[str], setting: Setting) -> Panel
     """One matrix: rows the truth, columns the predictions; cells the mean count per run and its share of the row.
 
     Args:
-        rows: rows of `report_confusion` of one setting: label, predicted, n_mean.
+        rows: rows of `confusion` of one setting: label, predicted, n_images.
         classes: in the order of the axes.
     """
     matrix = np.zeros((len(classes), len(classes)))
-    for label, predicted, n in rows.select("label", "predicted", "n_mean").iter_rows():
+    for label, predicted, n in rows.select("label", "predicted", "n_images").iter_rows():
         matrix[classes.index(label), classes.index(predicted)] = n
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
     size = 56 * len(classes) + 100

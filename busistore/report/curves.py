@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,13 +145,19 @@ def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list
 
 
 def _draw_line(axes, line: list[Point], colour: str, marker: str, dashes: Any) -> None:
-    x, y = [_place(p.shots) for p in line], [p.mean for p in line]
-    low, high = ([p.mean if v is None else v for p, v in zip(line, side)] for side in
-                 ([p.low for p in line], [p.high for p in line]))  # fmt: skip
-    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    if len(line) == 1 and line[0].low is not None:
-        axes.vlines(x, low, high, color=colour)
-    axes.plot(x, y, color=colour, marker=marker, linestyle=dashes)
+    axes.plot([_place(p.shots) for p in line], [p.mean for p in line], color=colour, marker=marker, linestyle=dashes)
+    for band in bands(line):
+        x, low, high = [_place(p.shots) for p in band], [p.low for p in band], [p.high for p in band]
+        if len(band) > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        else:
+            axes.vlines(x, low, high, color=colour, linewidth=1.2)
+
+
+def bands(line: list[Point]) -> list[list[Point]]:
+    """The stretches of a line that one band may join: neighbours whose intervals are known and of one kind."""
+    kinds = itertools.groupby(line, key=lambda p: None if p.low is None else p.interval)
+    return [list(points) for kind, points in kinds if kind]
 
 
 def _place(shots: int) -> float:

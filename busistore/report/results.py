@@ -91,7 +91,7 @@ def _of_arm(sources: Sources, arm: Arm, several: bool) -> Section:
         section.missing, section.command = "The runs have no metrics yet.", EVALUATE
         return section
     shots = arm.grid.shots
-    confusion = sources.ask("confusion" + arm.suffix, "report_confusion", **arm.at, shots=shots)
+    confusion = sources.ask("confusion" + arm.suffix, "confusion", **arm.at, shots=shots)
     section.items += [_leaderboard(sources, arm), _curves(sources, arm, confusion)]
     if confusion.frame.height and (shots is not None or arm.few):
         said = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=shots)
@@ -140,15 +140,15 @@ def with_interval(value: float | None, point: Point | None) -> str:
 def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
     used = _asked(sources, arm, "learning-curves", "outcomes")
     of_best = _of_setting(confusion.frame, key(arm.board[0]), arm)
-    tested = dict(of_best.group_by("label", maintain_order=True).agg(pl.sum("n_mean")).rows())
+    tested = dict(of_best.group_by("label", maintain_order=True).agg(pl.sum("n_images")).rows())
     chances = {metric: curves.chance(tested, metric) for metric in METRICS}
     drawn = curves.panels(arm.points, arm.names, chances)
     kinds = {metric: _kinds(arm, metric) for metric in METRICS}
     bands = "; ".join(f"{METRICS[m]}: {' or '.join(k)}" for m, k in kinds.items() if k)
     caption = (f"Lines: means over {between(*arm.grid.n_runs())} support sets at each number of shots, on a doubling "
-               f"scale. Bands: 95% intervals ({bands}). {meanings(*kinds.values())} A point without a band comes from "
-               "one support set or from too few groups. Level dashed line: a uniform guess between the classes, with "
-               "no training.")  # fmt: skip
+               f"scale. Bands, and bars at single points: 95% intervals ({bands}). {meanings(*kinds.values())} A point "
+               "without either comes from one support set or from too few groups. Level dashed line: a uniform guess "
+               "between the classes, with no training.")  # fmt: skip
     encoders = len({n.where for n in arm.names.values()})
     name = "learning-curves" + arm.suffix
     return Figure(name, "Learning curves", caption, drawn, used, min(max(encoders, 2), 3), _points(arm))
@@ -216,7 +216,7 @@ def _reliability(source: Source, arm: Arm) -> Figure:
 
 
 def _hardest(sources: Sources, arm: Arm) -> list[Gallery]:
-    source = sources.ask("hardest-images" + arm.suffix, "report_hardest", **arm.at, limit=MOST_PICTURES)
+    source = sources.ask("hardest-images" + arm.suffix, "hardest_images", **arm.at, limit=MOST_PICTURES)
     rows = {r["image_id"]: r for r in source.rows()}
     made = [_picture(uri, rows[image_id]) for image_id, uri in pictures.thumbnails(sources.store, list(rows))]
     caption = ("Test images that the largest share of runs got wrong, over all settings and shots. Yellow: outline of "
@@ -226,8 +226,8 @@ def _hardest(sources: Sources, arm: Arm) -> list[Gallery]:
 
 def _picture(uri: str, row: dict) -> Picture:
     wrong = f"wrong in {count(row['n_wrong'])} of {count(row['n_runs'])} runs"
-    said = f"{row['label']}, called {row['said_instead']}"
-    sure = f"mean p({row['label']}) {decimal(row['mean_probability_of_true_class'], 2)}"
+    said = f"{row['label']}, called {row['mostly_said']}"
+    sure = f"mean p({row['label']}) {decimal(row['p_true'], 2)}"
     return Picture(uri, f"Ultrasound image {row['image_id']}: {said}, {wrong}.", row["image_id"], (said, wrong, sure))
 
 

@@ -30,17 +30,18 @@ def summary(chosen: list[dict[str, Any]], table1: dict[str, Source], arms: list[
     held = f"{plural(images, 'ultrasound image')} of {listed(c['dataset'] for c in chosen)}{grouped}"
     if not arms or not arms[0].board:
         return held + "; no run has been made yet."
-    return f"{held}. {_best(arms[0])}"
+    return f"{held}. {_best(arms[0], len(arms) > 1)}"
 
 
-def _best(arm: Arm) -> str:
+def _best(arm: Arm, several: bool) -> str:
+    where = f"On {arm.row['dataset']} under protocol {arm.row['protocol']}, t" if several else "T"
     if arm.grid.shots is None:
         return (f"{plural(len(arm.board), 'setting')} were run, but not at one number of shots with equal seeds; none "
                 "is called the best.")  # fmt: skip
     top = arm.board[0]
     name, point = arm.names[key(top)], arm.interval(key(top), "macro_f1", top["shots"])
     value = with_interval(top["macro_f1"], point).replace("(", "(95% interval ", 1)
-    among = f"The best of {len(arm.board)} settings" if len(arm.board) > 1 else "The one setting"
+    among = where + (f"he best of {len(arm.board)} settings" if len(arm.board) > 1 else "he one setting")
     shots, tested = plural(top["shots"], "labelled image"), plural(top["n_test"], "test image")
     sets = plural(top["n_runs"], "support set") + (", the same for all settings" if arm.grid.same_sets else "")
     return (f"{among} at {shots} per class, {name.how} on {name.where}, reaches a macro-F1 of {value} on {tested}, "
