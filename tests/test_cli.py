@@ -145,6 +145,11 @@ REFUSED = {
     "unknown parameter": (["evaluate", "--model", "fake", "-p", "cc=1"], "'cc'"),
     "too many shots": (["evaluate", "--model", "fake", "--shots", "99"], "99 shots, but class"),
     "no shots": (["evaluate", "--model", "fake", "--shots", "0"], "at least 1 image per class"),
+    "empty shots": (["evaluate", "--model", "fake", "--shots", ","], "no shots are named"),
+    "empty model": (["evaluate", "--model", ""], "no models are named"),
+    "second model unknown": (["evaluate", "--model", "fake,nosuch"], "no model 'nosuch'"),
+    "ingest on an unknown executor": (["ingest", "busi", "busi", "--store", "new", "--executor", "x"], "executor 'x'"),
+    "several folders": (["ingest", "busi", "."], "holds several BUSI folders (busi, busi2)"),
     "unknown split": (["evaluate", "--model", "fake", "--split", "s"], "no split 's'"),
     "leaky split": (["split", "busi", "--from-csv", "leaky.csv"], "--allow-leakage"),
     "missing csv": (["split", "busi", "--from-csv", "none.csv"], "cannot read the split 'none.csv'"),
@@ -174,6 +179,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_one_clear_line(here, case):
     Path("leaky.csv").write_text("image,split\nbenign (1).png,train\nbenign (2).png,test\n")
+    if case == "several folders":
+        shutil.copytree("busi", "busi2")
     if case == "leaky split":
         for name in ("benign (1)", "benign (2)"):
             Image.fromarray(speckle(5)).save(f"busi/benign/{name}.png")
@@ -214,6 +221,48 @@ def test_bad_files_end_with_1_and_the_rest_is_stored(here):
     assert run("ingest", "busi", "busi", "--store", "fresh", "--skip-errors").exit_code == 0
     listed = json.loads(run("failures", "--store", "fresh", "--format", "json").stdout)
     assert len(listed) == 4
+
+
+def test_repeated_names_count_once(here):
+    done = run("evaluate", "--model", "fake,fake", "--method", "knn,knn", "--shots", "1,1,2", "--seeds", "2")
+    assert done.exit_code == 0
+    assert ": 4 planned, 4 skipped, 0 written, 0 failed, " in done.stderr
+
+
+def test_names_that_are_no_text(here):
+    """File systems allow any bytes; tables hold text."""
+    odd = os.fsencode(here / "busi" / "benign") + b"/benign \xff.png"
+    shutil.copy("busi/benign/benign (1).png", odd)
+    done = run("ingest", "busi", "busi", "--store", "fresh")
+    assert done.exit_code == 1
+    assert r"'benign \xff.png' is not named as BUSI names a benign image or mask" in done.stderr
+    assert Store.open("fresh").count("images") == 42
+    assert Store.open("fresh").count("failures") == 1
+    done = run("ingest", "busi", "busi", "--store", os.fsdecode(b"st\xffre"))
+    assert done.exit_code == 1
+    assert "is not UTF-8" in done.stderr
+
+
+def test_two_files_of_one_number(here):
+    shutil.copy("busi/benign/benign (1).png", "busi/benign/benign (01).png")
+    shutil.copy("busi/benign/benign (1).png", "busi/benign/photo.jpg")
+    done = run("ingest", "busi", "busi", "--store", "fresh")
+    assert done.exit_code == 1
+    assert "'benign (1).png' has the number of 'benign (01).png'; rename one" in done.stderr
+    assert "'photo.jpg' is not named as BUSI names" in done.stderr
+    assert Store.open("fresh").count("images") == 42
+
+
+def test_a_first_write_on_a_full_disk_leaves_no_trace(here, small_disk):
+    store = small_disk / "store"
+    (small_disk / "ballast").write_bytes(b"0" * (shutil.disk_usage(small_disk).free - 12288))
+    done = run("ingest", "busi", "busi", "--store", str(store))
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].endswith("is on a full disk: make room and run the same command again; "
+                                                 "what was stored before is whole")  # fmt: skip
+    (small_disk / "ballast").unlink()
+    assert run("ingest", "busi", "busi", "--store", str(store)).exit_code == 0
+    assert run("verify", "--store", str(store)).exit_code == 0
 
 
 def test_a_newer_store_is_left_alone(here):

@@ -27,7 +27,9 @@ COMPUTE = {
 MAY_IMPORT = {
     **dict.fromkeys(COMPUTE, COMPUTE | FOUNDATION),
     "errors": set(), "ids": set(), "schema": {"ids", "errors"}, "rows": FOUNDATION,
-    "store": FOUNDATION | {"rows"}, "queries": {"errors"}, "readonly": FOUNDATION, "views": FOUNDATION | {"store"},
+    "faults": {"errors"},
+    "files": FOUNDATION | {"faults", "store"},  # it names the Store in an annotation only
+    "store": FOUNDATION | {"rows", "faults", "files"}, "queries": {"errors"}, "readonly": FOUNDATION, "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels"},
     "jobs": COMPUTE | FOUNDATION | {"store"},
