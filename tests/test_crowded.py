@@ -16,9 +16,8 @@ from tests.filled import GROUPING, MODEL_IDS, RECIPE_ID, SPLIT
 GIVEN = {"a": "alpha", "b": "beta", "dataset": "toy"}
 NARROW = GIVEN | {"split_id": SPLIT, "protocol": "val-tuned"}
 # Queries that sum up over settings, where more runs are rightly counted.
-POOLED = {"hardest_images", "report_hardest", "report_arms", "report_counts", "report_cost", "report_settings",
+POOLED = {"hardest_images", "report_arms", "report_counts", "report_cost", "report_settings",
           "report_leakage"}  # fmt: skip
-LISTS_GROUPINGS = {"report_groupings"}
 NARROWED = [n for n in queries.names() if {"split_id", "protocol"} <= set(queries.load(n).parameters)]
 
 
@@ -47,7 +46,7 @@ def _answer(con, name: str, given: dict[str, str] = GIVEN) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("add", crowded.HARMLESS, ids=lambda add: add.__name__)
-@pytest.mark.parametrize("name", sorted(set(queries.names()) - LISTS_GROUPINGS))
+@pytest.mark.parametrize("name", queries.names())
 def test_what_is_older_replaced_or_elsewhere_changes_no_answer(con, crowd, name, add):
     assert_frame_equal(_answer(crowd(add), name), _answer(con, name), abs_tol=1e-12)
 

@@ -182,18 +182,18 @@ def test_calibration_agrees_with_the_metric(con):
 
 def test_confusion(con):
     answer = sql.ask(con, "confusion", {"shots": 1, "model": "beta"})
-    matrix = answer.pivot("said", index="label", values="share").select(CLASSES).to_numpy()
+    matrix = answer.pivot("predicted", index="label", values="share").select(CLASSES).to_numpy()
     np.testing.assert_allclose(matrix, np.array([[2, 1, 0], [0, 1, 2], [1, 0, 2]]) / 3)
     assert set(answer["n_seeds"]) == {3}
 
 
 def test_hardest_images(con):
     """Of 12 runs, malignant was missed by 5, always for normal; normal by 2, benign by 1."""
-    rows = _rows(con, "hardest_images", "image_id mostly_said n_runs share_wrong p_true lesion_area_px")
+    rows = _rows(con, "hardest_images", "image_id mostly_said n_runs n_wrong share_wrong p_true lesion_area_px")
     assert rows == [
-        ("toy/malignant-0004", "normal", 12, pytest.approx(5 / 12), pytest.approx(5.4 / 12), 197),
-        ("toy/normal-0004", "benign", 12, pytest.approx(2 / 12), pytest.approx(7.5 / 12), 0),
-        ("toy/benign-0004", "malignant", 12, pytest.approx(1 / 12), pytest.approx(8.1 / 12), 197),
+        ("toy/malignant-0004", "normal", 12, 5, pytest.approx(5 / 12), pytest.approx(5.4 / 12), 197),
+        ("toy/normal-0004", "benign", 12, 2, pytest.approx(2 / 12), pytest.approx(7.5 / 12), 0),
+        ("toy/benign-0004", "malignant", 12, 1, pytest.approx(1 / 12), pytest.approx(8.1 / 12), 197),
     ]
     assert len(_rows(con, "hardest_images", "image_id", limit="1", method="linear-probe")) == 1
 
