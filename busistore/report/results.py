@@ -41,7 +41,7 @@ class Arm:
     @property
     def where(self) -> str:
         """At how many shots its settings are shown, for captions."""
-        return "each setting's largest number of shots" if self.grid.shots is None else f"{self.grid.shots} shots"
+        return "each setting's largest number of shots" if self.grid.shots is None else plural(self.grid.shots, "shot")
 
     def interval(self, setting: tuple, metric: str, shots: int) -> Point | None:
         """The point of the learning curves with its interval, if there is one."""

@@ -17,7 +17,7 @@ class Setting(NamedTuple):
 
     def at(self, shots: int) -> Setting:
         """The setting's name with its number of shots, for where these differ."""
-        return self._replace(how=f"{self.how}, {shots} shots")
+        return self._replace(how=f"{self.how}, {shots} shot{'' if shots == 1 else 's'}")
 
     def __str__(self) -> str:
         return f"{self.how}, {self.where}"
