@@ -6,9 +6,15 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+from PIL import Image
 
 from busistore import schema, sql
 from busistore.ids import sha256
+from busistore.jobs.encode import encode
+from busistore.jobs.evaluate import evaluate
+from busistore.jobs.ingest import ingest
+from busistore.jobs.split import split
+from tests.fakes import busi_folder, speckle
 from tests.filled import (
     GROUPING,
     IMAGE_IDS,
@@ -86,6 +92,40 @@ def test_a_run_on_other_pixels_is_stale_whatever_was_encoded_since(tmp_path):
     assert left == [f"run-alpha-2-{seed}" for seed in range(3)]
     board = sql.run(store, "leaderboard", {"metric": "accuracy", "shots": 1}).filter(pl.col("model") == "alpha")
     assert board.select("n_seeds", "mean").rows() == [(3, 0.0)]
+
+
+def test_stale_and_the_results_follow_a_replaced_image_and_its_return(store, tmp_path, fake_model):
+    """Runs are stale from the replacement to the second grid; when the first picture is back, the first runs count."""
+    folder = busi_folder(tmp_path / "busi", 8)
+    job = {"methods": ["prototype"], "model_names": [fake_model], "shots": [1], "seeds": range(2), "dataset": "busi"}
+    ingest(store, "busi", folder)
+    encode(store, fake_model)
+    split(store, "busi")
+    evaluate(store, **job)
+    first = _counted(store)
+    assert _stale(store, "run") == []
+    text = "SELECT image_id FROM splits WHERE part = 'train' AND label = 'normal' ORDER BY 1"
+    picture = folder / "normal" / f"normal ({int(sql.run(store, text)['image_id'][0][-4:])}).png"
+    kept = picture.read_bytes()
+    Image.fromarray(speckle(12345)).save(picture)
+    ingest(store, "busi", folder, replace=True)
+    assert len(_stale(store, "run")) == 2
+    encode(store, fake_model)
+    assert len(_stale(store, "run")) == 2
+    evaluate(store, **job)
+    assert _stale(store, "preprocessed", "embedding", "run") == []
+    assert len(_counted(store)) == 2
+    assert not _counted(store) & first
+    picture.write_bytes(kept)
+    ingest(store, "busi", folder, replace=True)
+    encode(store, fake_model)
+    assert evaluate(store, **job).skipped == 2
+    assert _counted(store) == first
+    assert _stale(store, "run") == []
+
+
+def _counted(store) -> set[str]:
+    return set(sql.run(store, "SELECT run_id FROM results")["run_id"])
 
 
 def test_a_grouping_is_stale_where_an_image_is_newer(tmp_path):
