@@ -112,8 +112,8 @@ def _run_id(fitted: Any, cached: Vectors, episode: Episode, protocol: str) -> st
     return content_id(
         fitted.name,
         {
-            "method": fitted.name, "parameters": fitted, "model_id": cached.model_id, "recipe_id": cached.recipe_id,
-            "episode_id": episode.episode_id, "protocol": protocol, "inputs_sha256": cached.inputs_sha256,
+            "method": fitted.name, "code": fitted.code, "parameters": fitted, "model_id": cached.model_id,
+            "recipe_id": cached.recipe_id, "episode_id": episode.episode_id, "protocol": protocol, "inputs_sha256": cached.inputs_sha256,
         },
     )  # fmt: skip
 
@@ -151,25 +151,28 @@ def run(
 
 
 def _labelled(cached: Vectors, split: Split, ids: list[str]) -> Labelled:
-    place = {label: k for k, label in enumerate(split.classes)}
-    return Labelled(cached.of(ids), np.array([place[split.label_of[i]] for i in ids], dtype=int))
+    labels = np.searchsorted(split.classes, [split.label_of[i] for i in ids])
+    _, groups = np.unique([split.group_of[i] for i in ids], return_inverse=True)
+    return Labelled(cached.of(ids), labels, groups)
 
 
 def _run_row(
     run_id: str, fitted: Any, cached: Vectors, split: Split, episode: Episode, protocol: str, outcome: Any,
     seconds: float, support_ids: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    groups = {part: [split.group_of[i] for i in split.parts.get(part, [])] for part in ("val", "test")}
+    members = {"support": support_ids, "val": split.parts.get("val", []), "test": split.parts["test"]}
+    groups = {part: [split.group_of[i] for i in ids] for part, ids in members.items()}
     return {
         "run_id": run_id, "method": fitted.name, "model": cached.model, "model_id": cached.model_id,
         "recipe": cached.recipe, "recipe_id": cached.recipe_id, "dataset": split.dataset, "split_id": split.split_id,
         "episode_id": episode.episode_id, "shots": episode.shots, "seed": episode.seed, "protocol": protocol,
         "parameters": canonical_json(fitted), "classes": split.classes, "details": canonical_json(outcome.chosen),
-        "n_labelled": outcome.n_labelled, "n_test": len(split.parts["test"]),
-        "inputs_sha256": cached.inputs_sha256,
-        "exposure_support": splits.exposure(groups["test"], [split.group_of[i] for i in support_ids]),
-        "exposure_val": splits.exposure(groups["test"], groups["val"]), "versions": canonical_json(models.versions()),
-        "commit": _commit(), "device": "cpu", "seconds": seconds, "status": "done", "finished_at": datetime.now(UTC),
+        "n_labelled": outcome.n_labelled, "n_groups_support": len(set(groups["support"])),
+        "n_test": len(groups["test"]), "inputs_sha256": cached.inputs_sha256,
+        "exposure_support": splits.exposure(groups["test"], groups["support"]),
+        "exposure_val": splits.exposure(groups["test"], groups["val"]) if outcome.saw_val else None,
+        "versions": canonical_json(models.versions()), "commit": _commit(), "device": "cpu", "seconds": seconds,
+        "status": "done", "finished_at": datetime.now(UTC),
     }  # fmt: skip
 
 

@@ -43,22 +43,23 @@ def group(
     basis = sha256(canonical_json({"settings": settings, "members": members}).encode())
     proposed_by = embeddings and sha256(canonical_json(embeddings[:2]).encode() + embeddings[2].tobytes())
     grouping = content_id("frames", {"basis": basis, "embeddings": proposed_by})
-    found = _newest(store, dataset, basis, grouping if embeddings else None)
+    same_basis = f"basis_sha256 = {quote(basis)}"
+    this_one = f"grouping = {quote(grouping)}"
+    found = newest(store, dataset, this_one if embeddings else same_basis)
     if found is not None or not rows:
         return found or Groups(grouping, {}, False)
     _find(store, dataset, (grouping, basis), rows, settings, embeddings, track)
-    return replace(_newest(store, dataset, basis, grouping), is_new=True)
+    return replace(newest(store, dataset, this_one), is_new=True)
 
 
-def _newest(store: Store, dataset: str, basis: str, grouping: str | None) -> Groups | None:
-    """The stored groups of these pixels and settings, the newest of them, or those of one grouping."""
-    where = f"dataset = {quote(dataset)} AND basis_sha256 = {quote(basis)}"
-    where += f" AND grouping = {quote(grouping)}" if grouping else ""
+def newest(store: Store, dataset: str, where: str = "true") -> Groups | None:
+    """The newest stored groups of a data set (that satisfy a Lance filter); None if there are none."""
+    where = f"dataset = {quote(dataset)} AND {where}"
     rows = store.read("groups", ["grouping", "grouped_at", "image_id", "group_id"], where).to_pylist()
     if not rows:
         return None
-    newest = max((r["grouped_at"], r["grouping"]) for r in rows)[1]
-    return Groups(newest, {r["image_id"]: r["group_id"] for r in rows if r["grouping"] == newest}, False)
+    last = max((r["grouped_at"], r["grouping"]) for r in rows)[1]
+    return Groups(last, {r["image_id"]: r["group_id"] for r in rows if r["grouping"] == last}, False)
 
 
 def _find(

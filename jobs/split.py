@@ -37,7 +37,7 @@ def split(
     labels = labels_of(store, dataset)
     parts, kind, source = _draw(found, labels, seed, fractions, naive, csv)
     if not allow_leakage:
-        splits.check_leakage(parts, found.group_of)
+        splits.check_leakage(parts, found.group_of, labels)
     split_id = splits.split_id(f"{dataset}-{kind}", parts, found.grouping)
     store.put(
         SPLITS,

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "errors": set(), "ids": set(), "schema": {"ids", "errors"}, "rows": FOUNDATION,
     "faults": {"errors"},
     "files": FOUNDATION | {"faults", "store"},  # it names the Store in an annotation only
-    "store": FOUNDATION | {"rows", "faults", "files"}, "queries": {"errors"}, "readonly": FOUNDATION, "views": FOUNDATION | {"store"},
+    "store": FOUNDATION | {"rows", "faults", "files"}, "queries": {"errors"}, "readonly": FOUNDATION,
+    "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels"},
     "jobs": COMPUTE | FOUNDATION | {"store"},

@@ -113,7 +113,7 @@ def test_a_leaky_split_is_refused_then_allowed_and_told(ready, fake_model, tmp_p
     (run,) = rows(ready, "runs")
     assert ready.count("episodes") == 3 * 7  # the whole training part: its one twin in the test part is exposed
     assert run["exposure_support"] == pytest.approx(1 / 21)
-    assert run["exposure_val"] == 0
+    assert run["n_groups_support"] == 3 * 7 - 1  # benign (3) and malignant (3) are one picture
 
 
 def test_every_run_is_whole(ready, fake_model):
@@ -130,7 +130,9 @@ def test_every_run_is_whole(ready, fake_model):
         again = metrics.classification_metrics([p["label"] for p in predictions], probabilities, run["classes"])
         stored = {(m["metric"], m["class"]): m["value"] for m in rows(ready, "metrics", f"run_id = '{run['run_id']}'")}
         assert stored == {(m.metric, m.class_): pytest.approx(m.value, abs=1e-12) for m in again}
-        assert run["exposure_support"] == run["exposure_val"] == 0
+        assert run["exposure_support"] == 0
+        assert run["exposure_val"] == (None if run["method"] == "prototype" else 0)  # it has nothing to choose
+        assert run["n_groups_support"] <= 3 * run["shots"]
         assert run["n_test"] == len(test)
         n_val = 0 if run["method"] == "prototype" else ready.count("splits", "part = 'val'")  # it has nothing to choose
         assert run["n_labelled"] == 3 * run["shots"] + n_val

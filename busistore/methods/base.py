@@ -58,10 +58,14 @@ class Outcome:
 
 
 class Method(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters."""
+    """A frozen dataclass whose fields are the hyper-parameters.
+
+    `code` counts changes of the method's file that move a prediction: it is part of a run's key.
+    """
 
     name: ClassVar[str]
     protocols: ClassVar[tuple[str, ...]]
+    code: ClassVar[int]
 
     def fit_predict(
         self, support: Labelled, val: Labelled | None, queries: np.ndarray, n_classes: int, protocol: str

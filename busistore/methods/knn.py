@@ -23,6 +23,7 @@ class KNearest:
 
     name: ClassVar[str] = "knn"
     protocols: ClassVar[tuple[str, ...]] = ("val-tuned", "strict")
+    code: ClassVar[int] = 1
     k_grid: tuple[int, ...] = (1, 3, 5, 7, 9, 15, 25)
     default_k: int = 5
 

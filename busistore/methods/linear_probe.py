@@ -27,6 +27,7 @@ class LinearProbe:
 
     name: ClassVar[str] = "linear-probe"
     protocols: ClassVar[tuple[str, ...]] = ("val-tuned", "strict")
+    code: ClassVar[int] = 1
     c_grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     max_iter: int = 5000
     tol: float = 1e-4

@@ -23,6 +23,7 @@ class Prototype:
 
     name: ClassVar[str] = "prototype"
     protocols: ClassVar[tuple[str, ...]] = ("val-tuned", "strict")
+    code: ClassVar[int] = 1
     scale: float = 10.0
 
     def __post_init__(self) -> None:
