@@ -113,7 +113,8 @@ def _run_id(fitted: Any, cached: Vectors, episode: Episode, protocol: str) -> st
         fitted.name,
         {
             "method": fitted.name, "code": fitted.code, "parameters": fitted, "model_id": cached.model_id,
-            "recipe_id": cached.recipe_id, "episode_id": episode.episode_id, "protocol": protocol, "inputs_sha256": cached.inputs_sha256,
+            "recipe_id": cached.recipe_id, "episode_id": episode.episode_id, "protocol": protocol,
+            "inputs_sha256": cached.inputs_sha256,
         },
     )  # fmt: skip
 
