@@ -35,8 +35,15 @@ def write(frame, fmt: str = "table", out_path: str | Path | None = None) -> None
             frame.write_parquet(out_path)
         else:
             Path(out_path).write_text(render(frame), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise BadInput(f"'{out_path}' cannot be written ({error.strerror or error})") from None
+    except (OSError, *_polars_errors()) as error:
+        raise BadInput(f"'{out_path}' cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _polars_errors() -> tuple[type[Exception], ...]:
+    """Polars wraps what a disk says in an error of its own."""
+    from polars.exceptions import PolarsError
+
+    return (PolarsError,)
 
 
 def table(frame, width: int | None = None) -> str:

@@ -10,7 +10,7 @@ from busistore.errors import BusistoreError, UnknownName
 
 TABLE_FUNCTIONS = {"generate_series", "json_each", "json_tree", "range", "repeat", "unnest"}
 NODES = {"CTE_NODE", "RECURSIVE_CTE_NODE", "SELECT_NODE", "SET_OPERATION_NODE"}
-FORBIDDEN_FUNCTIONS = {"getenv", "nextval", "pg_sleep", "setval", "sleep_ms", "write_log"}
+FORBIDDEN_FUNCTIONS = {"current_setting", "getenv", "nextval", "pg_sleep", "setval", "sleep_ms", "write_log"}
 SPECIAL_TABLES = {'"tables"', "__show_tables_expanded"}  # how the parser names SHOW TABLES and SHOW ALL TABLES
 CATALOGS = {"information_schema"}
 

@@ -47,9 +47,17 @@ def group(
     this_one = f"grouping = {quote(grouping)}"
     found = newest(store, dataset, this_one if embeddings else same_basis)
     if found is not None or not rows:
-        return found or Groups(grouping, {}, False)
+        return _current(store, dataset, found) if found else Groups(grouping, {}, False)
     _find(store, dataset, (grouping, basis), rows, settings, embeddings, track)
     return replace(newest(store, dataset, this_one), is_new=True)
+
+
+def _current(store: Store, dataset: str, found: Groups) -> Groups:
+    """The groups found, made the newest where later ones, of pixels that are gone, are stored too."""
+    if newest(store, dataset).grouping != found.grouping:
+        rows = store.read("groups", where=f"grouping = {quote(found.grouping)}").to_pylist()
+        store.put(GROUPS, [dict(row, grouped_at=datetime.now(UTC)) for row in rows], replace=True)
+    return found
 
 
 def newest(store: Store, dataset: str, where: str = "true") -> Groups | None:

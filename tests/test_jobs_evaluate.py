@@ -11,7 +11,7 @@ from busistore import metrics, models
 from busistore.errors import BusistoreError, Leakage, UnknownName
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.evaluate import evaluate
-from busistore.jobs.group import group
+from busistore.jobs.group import group, newest
 from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
 from busistore.methods import METHODS
@@ -72,6 +72,20 @@ def test_groups_are_found_once_and_anew_for_other_images(store, twins, tmp_path)
     second = group(store, "busi")
     assert second.grouping != first.grouping
     assert second.group_of["busi/normal-0099"] == second.group_of["busi/normal-0002"]
+
+
+def test_groups_of_pixels_that_come_back_are_the_newest_again(store, twins):
+    ingest(store, "busi", twins)
+    first = group(store, "busi")
+    kept = (twins / "normal" / "normal (5).png").read_bytes()
+    Image.fromarray(speckle(777)).save(twins / "normal" / "normal (5).png")
+    ingest(store, "busi", twins, replace=True)
+    assert group(store, "busi").is_new
+    (twins / "normal" / "normal (5).png").write_bytes(kept)
+    ingest(store, "busi", twins, replace=True)
+    assert newest(store, "busi").grouping != first.grouping
+    assert group(store, "busi") == first.__class__(first.grouping, first.group_of, False)
+    assert newest(store, "busi").grouping == first.grouping
 
 
 def test_embeddings_may_propose_pairs(ready, fake_model):

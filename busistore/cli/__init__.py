@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -22,17 +25,47 @@ class Verbs(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BusistoreError as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
-        except KeyboardInterrupt:
-            click.echo("Stopped. What was finished is stored; the same command goes on from there.", err=True)
-            ctx.exit(130)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-                raise
-            raise click.ClickException(f"cannot write '{error.filename}': {error.strerror}") from None
+        asked: list[int] = []  # to stop; libraries may hand a KeyboardInterrupt on as an error of their own
+        with _noted_interrupts(asked):
+            try:
+                return super().invoke(ctx)
+            except BaseException as error:
+                if asked or isinstance(error, KeyboardInterrupt):
+                    click.echo("Stopped. What was finished is stored; the same command goes on from there.", err=True)
+                    ctx.exit(INTERRUPTED)
+                raise _as_one_line(error) from None
+
+
+def _as_one_line(error: BaseException) -> BaseException:
+    """What the user can mend as one line; anything else as it is, since it is a bug and its traceback is wanted."""
+    if isinstance(error, BusistoreError):
+        return click.ClickException(" ".join(str(error).split()))
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        where = f" '{error.filename}'" if error.filename else ""
+        return click.ClickException(f"cannot write{where}: {error.strerror}")
+    return error
+
+
+INTERRUPTED = 130  # the exit code of a command stopped by Ctrl-C, as shells have it
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def _noted_interrupts(asked: list[int]) -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is noted too."""
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -108,7 +141,14 @@ def finish(report, quiet: bool, skip_errors: bool = False) -> None:
 
 def main() -> None:
     """Entry point of the `busistore` script."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is over: nothing is left to interrupt
+        if end.code == INTERRUPTED:
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # at once: libraries stopped at work complain when they are taken apart
+        raise
 
 
 for _verbs in ("data", "work", "ask"):  # each registers its verbs with `app`, in the order of the work
