@@ -68,14 +68,10 @@ def encode(
         table = embeddings_table(located.model_id, recipe_id, located.spec.dim)
         store.put(MODELS, [_model_row(located)])
         with Shards(store, report, (table,), shard_rows) as shards, track(f"encode {model}", len(missing)) as advance:
-            for ids, squares, damaged in _batches(store, recipe_id, missing, batch_size):
-                vectors = encoder.encode(squares) if squares.size else ()
-                for image_id, vector in zip((i for i in ids if i not in damaged), vectors, strict=True):
-                    _take(shards, table, located, recipe_id, image_id, pictures[image_id], vector)
-                for image_id, reason in damaged.items():
-                    shards.refuse(image_id, reason)
+            for batch in _batches(store, recipe_id, missing, batch_size):
+                _encode_batch(shards, table, encoder, recipe_id, batch, pictures)
                 shards.checkpoint()
-                advance(len(ids))
+                advance(len(batch[0]))
     report.seconds = time.monotonic() - started
     return report
 
@@ -95,20 +91,28 @@ def _pictures(store: Store, recipe_id: str) -> dict[str, str]:
     return dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
 
 
-def _take(
-    shards: Shards, table: Table, located: models.Located, recipe_id: str, image_id: str, sha: str, vector: np.ndarray
-) -> None:
-    if not np.isfinite(vector).all():
-        shards.refuse(image_id, f"'{located.spec.name}' gave a vector that is not finite; check weights and precision")
-        return
-    row = {
-        "image_id": image_id, "model_id": located.model_id, "recipe_id": recipe_id, "input_sha256": sha,
-        "crc32": zlib.crc32(vector.tobytes()), "vector": vector,
-    }  # fmt: skip
-    shards.add(image_id, {table.name: [row]})
-
-
 Batch = tuple[list[str], np.ndarray, dict[str, str]]  # ids, (N, S, S) uint8 of those that are whole, damaged ones
+
+
+def _encode_batch(
+    shards: Shards, table: Table, encoder: models.Encoder, recipe_id: str, batch: Batch, pictures: dict[str, str]
+) -> None:
+    """One pass through the network; a damaged picture or a vector that is not finite fails alone."""
+    ids, squares, damaged = batch
+    vectors = encoder.encode(squares) if squares.size else ()
+    whole = [i for i in ids if i not in damaged]
+    for image_id, vector in zip(whole, vectors, strict=True):
+        if not np.isfinite(vector).all():
+            name = encoder.located.spec.name
+            damaged[image_id] = f"'{name}' gave a vector that is not finite; check weights and precision"
+            continue
+        row = {
+            "image_id": image_id, "model_id": encoder.located.model_id, "recipe_id": recipe_id,
+            "input_sha256": pictures[image_id], "crc32": zlib.crc32(vector.tobytes()), "vector": vector,
+        }  # fmt: skip
+        shards.add(image_id, {table.name: [row]})
+    for image_id, reason in damaged.items():
+        shards.refuse(image_id, reason)
 
 
 def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterator[Batch]:

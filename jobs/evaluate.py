@@ -73,33 +73,42 @@ def evaluate(
     """
     started = time.monotonic()
     _refuse_empty(methods=methods, models=model_names, shots=shots, seeds=seeds)
-    fitted = [with_parameters(lookup("method", name, METHODS), parameters or {}) for name in dict.fromkeys(methods)]
-    for one in fitted:
-        if protocol not in one.protocols:
-            raise UnknownName(f"protocol of '{one.name}'", protocol, one.protocols)
+    fitted = [_method(name, parameters or {}, protocol) for name in dict.fromkeys(methods)]
     located = [models.locate(name, weights, precision) for name in dict.fromkeys(model_names)]
     recipes.recipe(recipe)
     chosen = load_split(store, split, dataset)
     episodes = draw_episodes(chosen, sorted(set(shots)), seeds)
     caches = [load_vectors(store, one, recipe, chosen) for one in located]  # what is missing stops the grid here
-    report = Report("evaluate", planned=len(fitted) * len(caches) * len(episodes))
+    grid = [(one, cached, episode) for cached in caches for one in fitted for episode in episodes]
     done = {k for (k,) in store.keys(RUNS, "status = 'done'")}
-    if not dry_run:  # the ledger comes first: a run never names an episode that is not there
-        store.put(EPISODES, [row for episode in episodes for row in episode_rows(chosen, episode)])
-    tables = (PREDICTIONS, METRICS_TABLE, RUNS)
-    with Shards(store, report, tables) as shards, track("evaluate", report.planned) as advance:
-        for cached in caches:
-            for one in fitted:
-                for episode in episodes:
-                    run_id = _run_id(one, cached, episode, protocol)
-                    if run_id in done:
-                        report.skipped += 1
-                    elif not dry_run:
-                        shards.add(run_id, run(run_id, one, cached, chosen, episode, protocol))
-                        shards.checkpoint()
-                    advance(1)
+    missing = {run_id: cell for cell in grid if (run_id := _run_id(*cell, protocol)) not in done}
+    report = Report("evaluate", len(grid), len(grid) - len(missing))
+    if not dry_run and missing:
+        _run_all(store, report, missing, chosen, protocol, track)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _method(name: str, parameters: dict[str, str], protocol: str) -> Any:
+    """A method with its parameters; raises UnknownName where it has no such protocol."""
+    fitted = with_parameters(lookup("method", name, METHODS), parameters)
+    if protocol not in fitted.protocols:
+        raise UnknownName(f"protocol of '{name}'", protocol, fitted.protocols)
+    return fitted
+
+
+def _run_all(
+    store: Store, report: Report, missing: dict[str, tuple], split: Split, protocol: str, track: Track
+) -> None:
+    episodes = {episode.episode_id: episode for _, _, episode in missing.values()}
+    # the ledger comes first: a run never names an episode that is not there
+    store.put(EPISODES, [row for episode in episodes.values() for row in episode_rows(split, episode)])
+    tables = (PREDICTIONS, METRICS_TABLE, RUNS)
+    with Shards(store, report, tables) as shards, track("evaluate", len(missing)) as advance:
+        for run_id, (fitted, cached, episode) in missing.items():
+            shards.add(run_id, run(run_id, fitted, cached, split, episode, protocol))
+            shards.checkpoint()
+            advance(1)
 
 
 def _refuse_empty(**lists: Sequence) -> None:
