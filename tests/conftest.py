@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from busistore import sql
 from busistore.store import Store
 from tests import fakes
 from tests.filled import filled_store
+
+
+def pytest_configure() -> None:
+    """A suite started in the background inherits that Ctrl-C is ignored; tests of it need it as at a terminal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

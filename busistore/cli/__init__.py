@@ -58,7 +58,8 @@ def _noted_interrupts(asked: list[int]) -> Iterator[None]:
         asked.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: Ctrl-C is not for us
         yield
         return
     before = signal.signal(signal.SIGINT, note)
