@@ -97,7 +97,7 @@ METRICS = _table(
     "metrics", "run_id subject metric class",
     "run_id:str subject:str metric:str class:str value:f64 n_used:i32",
 )  # fmt: skip
-FAILURES = _table("failures", "job key", "job:str key:str reason:str failed_at:time")
+FAILURES = _table("failures", "job key", "job:str key:str source:str reason:str failed_at:time")
 
 TABLES = {
     t.name: t

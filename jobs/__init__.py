@@ -35,7 +35,10 @@ def silent(description: str, total: int) -> Iterator[Advance]:
 
 @dataclass
 class Report:
-    """What a job did: of `planned` rows, how many were there already, written, and refused with a reason."""
+    """What a job did: of `planned` rows, how many were there already, written, and refused with a reason.
+
+    `source` is the folder that an ingest reads, '' for other jobs.
+    """
 
     job: str
     planned: int = 0
@@ -43,6 +46,7 @@ class Report:
     written: int = 0
     failed: int = 0
     seconds: float = 0.0
+    source: str = ""
     failures: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -91,7 +95,7 @@ class Shards:
         for table in self.tables:
             written = self.store.put(table, self.rows[table.name], replace=True)
             self.report.written += written if table is self.tables[-1] else 0
-        settle(self.store, self.report.job, self.done, self.refused)
+        settle(self.store, self.report.job, self.done, self.refused, self.report.source)
         self._clear()
 
     def __enter__(self) -> Shards:
@@ -102,10 +106,10 @@ class Shards:
             self.flush()
 
 
-def settle(store: Store, job: str, done: list[str], refused: dict[str, str]) -> None:
-    """Record the failures of a job, and forget those of the keys that are done."""
+def settle(store: Store, job: str, done: list[str], refused: dict[str, str], source: str = "") -> None:
+    """Record the failures of a job, with the folder they are from, and forget those of the keys that are done."""
     now = datetime.now(UTC)
-    rows = [{"job": job, "key": k, "reason": r, "failed_at": now} for k, r in refused.items()]
+    rows = [{"job": job, "key": k, "source": source, "reason": r, "failed_at": now} for k, r in refused.items()]
     if rows:
         store.put(FAILURES, rows, replace=True)
     if done and (known := failed_keys(store, job)):

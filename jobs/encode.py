@@ -20,7 +20,8 @@ import numpy as np
 from busistore import models, pixels
 from busistore.errors import BusistoreError
 from busistore.ids import canonical_json
-from busistore.jobs import SHARD_ROWS, Report, Shards, Track, chosen, columns, silent
+from busistore.jobs import SHARD_ROWS, Report, Shards, Track, columns, failed_keys, silent
+from busistore.jobs.preprocess import job_name as preprocess_job
 from busistore.jobs.preprocess import preprocess
 from busistore.preprocess import recipes
 from busistore.schema import MODELS, PREPROCESSED, Table, embeddings_name, embeddings_table
@@ -54,12 +55,13 @@ def encode(
     started = time.monotonic()
     located = models.locate(model, weights, precision)
     recipe_id = recipes.recipe(recipe).recipe_id
-    first = preprocess(store, recipe, only=only, only_errors=only_errors, dry_run=dry_run, track=track)
-    pictures = _pictures(store, recipe_id)
-    if dry_run:  # pictures that the real run would make first are missing too
-        pictures = dict.fromkeys(store.read("images", ["image_id"])["image_id"].to_pylist(), "") | pictures
     job = job_name(located.model_id, recipe_id)
-    plan = chosen(sorted(pictures), only, store, job, only_errors)
+    if only_errors:  # what failed on the way here, at either step
+        failed = failed_keys(store, job) | failed_keys(store, preprocess_job(recipe_id))
+        only = failed if only is None else failed & only
+    first = preprocess(store, recipe, only=only, dry_run=dry_run, track=track)
+    pictures = _pictures(store, recipe_id, planned=dry_run)
+    plan = [i for i in sorted(pictures) if only is None or i in only]
     stored = encoded_from(store, located.model_id, recipe_id)
     missing = [i for i in plan if pictures[i] != stored.get(i)]
     report = Report(job, len(plan), len(plan) - len(missing), failed=first.failed, failures=first.failures)
@@ -86,9 +88,15 @@ def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
     return dict(columns(store.read(embeddings_name(model_id, recipe_id), ["image_id", "input_sha256"])))
 
 
-def _pictures(store: Store, recipe_id: str) -> dict[str, str]:
+def _pictures(store: Store, recipe_id: str, planned: bool) -> dict[str, str]:
+    """Image id to the hash of its picture; with `planned`, '' for those that a real run would make first."""
     where = f"recipe_id = {quote(recipe_id)}"
-    return dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
+    rows = list(columns(store.read("preprocessed", ["image_id", "source_sha256", "pixels_sha256"], where)))
+    if not planned:
+        return {image_id: picture for image_id, _, picture in rows}
+    image = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
+    made = {image_id: picture for image_id, source, picture in rows if image.get(image_id) == source}
+    return dict.fromkeys(image, "") | made
 
 
 Batch = tuple[list[str], np.ndarray, dict[str, str]]  # ids, (N, S, S) uint8 of those that are whole, damaged ones

@@ -9,7 +9,6 @@ from typing import Any
 from busistore import splits
 from busistore.errors import BusistoreError, UnknownName
 from busistore.jobs import columns
-from busistore.jobs.group import newest
 from busistore.store import Store, quote
 
 
@@ -25,7 +24,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Split:
-    """A stored split: image ids by part, the label of each image, and its group by the newest grouping."""
+    """A stored split: image ids by part, the label of each image, and its group when the split was made."""
 
     split_id: str
     dataset: str
@@ -70,8 +69,7 @@ def load_split(store: Store, split_id: str | None, dataset: str | None) -> Split
         gone = "test" if not parts.get("test") else "training"
         raise BusistoreError(f"the split '{fitting[0]}' has no {gone} images")
     label_of = {r["image_id"]: r["label"] for r in rows}
-    found = newest(store, rows[0]["dataset"])  # exposure is judged by what is known of twins now
-    group_of = {r["image_id"]: r["group_id"] for r in rows} | (found.group_of if found else {})
+    group_of = {r["image_id"]: r["group_id"] for r in rows}  # those the split was made by: they are in its id
     return Split(fitting[0], rows[0]["dataset"], parts, label_of, group_of)
 
 

@@ -197,6 +197,10 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
     sound = _sound(store, located.model_id, recipe_id)
     used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
     gone = [i for i in used if i not in sound]
+    lost = sorted(set(used) - set(store.read("images", ["image_id"])["image_id"].to_pylist()))
+    if lost:
+        some = f"{len(lost)} images of the split, such as '{lost[0]}', are gone"
+        raise BusistoreError(f"{some}; `busistore ingest` brings them again")
     if gone:
         name = located.spec.name
         some = f"{len(gone)} images of the split, such as '{gone[0]}', are not encoded by '{name}' under '{recipe}'"

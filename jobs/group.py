@@ -36,8 +36,8 @@ def group(
         embeddings: stored vectors whose cosine proposes further candidates; then only groups found with just these
             vectors will do.
     """
-    rows = store.read("images", ["image_id", "label", "patient_id", "pixels_sha256"], f"dataset = {quote(dataset)}")
-    rows = rows.sort_by("image_id").to_pylist()
+    wanted = ["image_id", "label", "patient_id", "pixels_sha256", "ingested_at"]
+    rows = store.read("images", wanted, f"dataset = {quote(dataset)}").sort_by("image_id").to_pylist()
     settings = groups.Grouping()
     members = {r["image_id"]: [r["pixels_sha256"], r["patient_id"]] for r in rows}
     basis = sha256(canonical_json({"settings": settings, "members": members}).encode())
@@ -47,16 +47,18 @@ def group(
     this_one = f"grouping = {quote(grouping)}"
     found = newest(store, dataset, this_one if embeddings else same_basis)
     if found is not None or not rows:
-        return _current(store, dataset, found) if found else Groups(grouping, {}, False)
+        return _current(store, dataset, found, rows) if found else Groups(grouping, {}, False)
     _find(store, dataset, (grouping, basis), rows, settings, embeddings, track)
     return replace(newest(store, dataset, this_one), is_new=True)
 
 
-def _current(store: Store, dataset: str, found: Groups) -> Groups:
-    """The groups found, made the newest where later ones, of pixels that are gone, are stored too."""
-    if newest(store, dataset).grouping != found.grouping:
-        rows = store.read("groups", where=f"grouping = {quote(found.grouping)}").to_pylist()
-        store.put(GROUPS, [dict(row, grouped_at=datetime.now(UTC)) for row in rows], replace=True)
+def _current(store: Store, dataset: str, found: Groups, images: list[dict]) -> Groups:
+    """The groups found, dated anew where later ones are stored, or images were written again with the same pixels."""
+    rows = store.read("groups", where=f"grouping = {quote(found.grouping)}").to_pylist()
+    older = rows[0]["grouped_at"] < max(image["ingested_at"] for image in images)
+    if older or newest(store, dataset).grouping != found.grouping:
+        now = datetime.now(UTC)
+        store.put(GROUPS, [dict(row, grouped_at=now) for row in rows], replace=True)
     return found
 
 

@@ -34,7 +34,7 @@ def ingest(
     started = time.monotonic()
     found = list(datasets.reader(dataset).records(Path(root)))
     records = [r for r in found if isinstance(r, ImageRecord)]
-    report = Report("ingest", planned=len(found))
+    report = Report("ingest", planned=len(found), source=_as_text(Path(root).resolve()))
     stored, masked = _stored_hashes(store, dataset), {i for i, _ in store.keys(MASKS, f"source_id = {quote(TRUTH)}")}
     with Shards(store, report, (MASKS, IMAGES)) as shards, track("ingest", len(found)) as advance:
         for fault in (f for f in found if isinstance(f, Fault)):
@@ -43,7 +43,7 @@ def ingest(
         items = ((r.image_id, (r, stored.get(r.image_id) if r.image_id in masked else None, replace)) for r in records)
         results = executors.compute(read, items, executor)
         consume(_counted(results, report, advance), shards, advance)
-    _forget_mended(store, dataset, report, {r.image_id for r in records})
+    _forget_mended(store, dataset, report)
     report.seconds = time.monotonic() - started
     return report
 
@@ -63,10 +63,11 @@ def _stored_hashes(store: Store, dataset: str) -> dict[str, str]:
     return dict(columns(store.read("images", ["image_id", "files_sha256"], f"dataset = {quote(dataset)}")))
 
 
-def _forget_mended(store: Store, dataset: str, report: Report, seen: set[str]) -> None:
-    """Failures of images seen now, and of files that are in no image's place, are over if they did not come again."""
-    rows = store.read("failures", ["key"], f"job = 'ingest' AND starts_with(key, {quote(dataset + '/')})")
-    over = [k for k in rows["key"].to_pylist() if k not in report.failures and (k in seen or k.count("/") > 1)]
+def _forget_mended(store: Store, dataset: str, report: Report) -> None:
+    """Failures of this folder that did not come again are over: the file was mended, or taken out."""
+    of_dataset = f"starts_with(key, {quote(dataset + '/')})"
+    where = f"job = 'ingest' AND {of_dataset} AND source = {quote(report.source)}"
+    over = [k for (k,) in columns(store.read("failures", ["key"], where)) if k not in report.failures]
     settle(store, "ingest", over, {})
 
 

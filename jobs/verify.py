@@ -99,8 +99,7 @@ def _without_masks(store: Store) -> Iterator[Damage | None]:
     masked = {i for i, _ in store.keys(MASKS, f"source_id = {quote(TRUTH)}")}
     for (image_id,) in columns(store.read("images", ["image_id"])):
         lost = image_id not in masked
-        row = f"image_id = {quote(image_id)}"
-        yield Damage("images", image_id, "its mask is lost; `ingest` brings both again", row) if lost else None
+        yield Damage(MASKS.name, image_id, "its mask is lost; `ingest` brings it again", None) if lost else None
 
 
 def _vectors(store: Store, name: str) -> Iterator[Damage | None]:

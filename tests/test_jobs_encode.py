@@ -61,6 +61,26 @@ def test_a_changed_image_is_encoded_again(filled, folder, fake_model):
     assert [i for i in after if not (after[i] == before[i]).all()] == ["busi/benign-0002"]
 
 
+def test_a_dry_run_foresees_a_changed_image(filled, folder, fake_model):
+    encode(filled, fake_model)
+    Image.fromarray(speckle(99)).save(folder / "benign" / "benign (2).png")
+    ingest(filled, "busi", folder, replace=True)
+    assert counts(encode(filled, fake_model, dry_run=True)) == (18, 17, 0, 0)
+    assert counts(encode(filled, fake_model)) == (18, 17, 1, 0)
+
+
+def test_only_errors_goes_through_both_steps(filled, folder, fake_model):
+    row = filled.read("images", where="image_id = 'busi/benign-0001'").to_pylist()[0]
+    data = filled.files(IMAGES)["busi/benign-0001"]
+    filled.put(IMAGES, [dict(row, png=data, png_crc32=1)], replace=True)
+    assert encode(filled, fake_model).failed == 1
+    verify(filled, repair=True)
+    ingest(filled, "busi", folder)
+    assert counts(encode(filled, fake_model, only_errors=True)) == (1, 0, 1, 0)
+    assert failures(filled) == {}
+    assert counts(encode(filled, fake_model, only_errors=True)) == (0, 0, 0, 0)
+
+
 def test_other_weights_are_another_model(filled, fake_model, tmp_path, monkeypatch):
     import torch
 
@@ -176,7 +196,9 @@ def test_a_damaged_file_fails_alone_and_is_made_again(filled, folder, fake_model
 
 def test_a_lost_mask_is_noticed_and_brought_again(filled, folder):
     filled.delete("masks", "image_id = 'busi/benign-0001'")
-    assert [d.reason for d in verify(filled).damaged] == ["its mask is lost; `ingest` brings both again"]
+    assert [d.reason for d in verify(filled).damaged] == ["its mask is lost; `ingest` brings it again"]
+    assert verify(filled, repair=True).taken_out == []  # the image is sound: nothing may take it out
+    assert filled.count("images") == 18
     assert counts(ingest(filled, "busi", folder)) == (18, 17, 1, 0)
     assert not verify(filled).damaged
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busistore import metrics, models
+from busistore import metrics, models, sql
 from busistore.errors import BusistoreError, Leakage, UnknownName
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.evaluate import evaluate
@@ -86,6 +86,11 @@ def test_groups_of_pixels_that_come_back_are_the_newest_again(store, twins):
     assert newest(store, "busi").grouping != first.grouping
     assert group(store, "busi") == first.__class__(first.grouping, first.group_of, False)
     assert newest(store, "busi").grouping == first.grouping
+    assert len({r["grouped_at"] for r in rows(store, "groups", f"grouping = '{first.grouping}'")}) == 1
+    Image.open(twins / "normal" / "normal (5).png").save(twins / "normal" / "normal (5).png", compress_level=1)
+    ingest(store, "busi", twins, replace=True)
+    group(store, "busi")
+    assert sql.run(store, "stale").height == 0  # the same pixels, written again
 
 
 def test_embeddings_may_propose_pairs(ready, fake_model):

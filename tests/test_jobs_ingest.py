@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from busistore import pixels
+from busistore.errors import BusistoreError
 from busistore.jobs.executors import EXECUTORS
 from busistore.jobs.ingest import ingest, mask_row
 from busistore.jobs.preprocess import preprocess
 from busistore.preprocess import recipes
 from busistore.schema import IMAGES, MASKS, PREPROCESSED
-from tests.fakes import save_mask, speckle
+from tests.fakes import busi_folder, save_mask, speckle
 
 
 def failures(store) -> dict[str, str]:
@@ -107,6 +108,27 @@ def test_mended_files_leave_the_failures(store, folder, tmp_path):
     shutil.copytree(tmp_path / "whole", folder)
     assert counts(ingest(store, "busi", folder)) == (18, 13, 5, 0)
     assert failures(store) == {}
+
+
+def test_failures_of_one_folder_outlive_another(store, folder, tmp_path):
+    other = busi_folder(tmp_path / "other", 1, ("benign",))
+    (folder / "malignant" / "malignant (3)_mask.png").unlink()
+    (folder / "malignant" / "malignant (2).png").write_bytes(b"broken")
+    ingest(store, "busi", folder)
+    ingest(store, "busi", other)
+    assert failures(store).keys() == {"busi/malignant-0002", "busi/malignant/malignant (3).png"}
+    for name in ("malignant (2).png", "malignant (2)_mask.png", "malignant (3).png"):
+        (folder / "malignant" / name).unlink()  # taken out of the folder, as the messages advise
+    ingest(store, "busi", folder)
+    assert failures(store) == {}
+
+
+def test_folders_that_differ_in_case_alone(store, folder):
+    (folder / "benign").rename(folder / "Benign")
+    assert ingest(store, "busi", folder).written == 18
+    (folder / "benign").mkdir()
+    with pytest.raises(BusistoreError, match="holds both 'Benign' and 'benign'"):
+        ingest(store, "busi", folder)
 
 
 def test_a_changed_file_is_not_taken_silently(store, folder):

@@ -74,8 +74,17 @@ def _fits(root: Path) -> bool:
 
 
 def _class_folders(root: Path) -> dict[str, Path]:
-    """Class to folder; the case of a folder's name does not matter."""
-    return {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in CLASSES}
+    """Class to folder; the case of a folder's name does not matter.
+
+    Raises:
+        BadInput: two folders differ in case alone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in root.iterdir() if p.is_dir() and p.name.lower() in CLASSES):
+        if path.name.lower() in found:
+            raise BadInput(f"'{root}' holds both '{found[path.name.lower()].name}' and '{path.name}'; merge them")
+        found[path.name.lower()] = path
+    return found
 
 
 def _has_images(folder: Path) -> bool:
