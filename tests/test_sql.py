@@ -103,7 +103,7 @@ def test_tables_lists_views_rows_and_columns(filled):
     assert set(TABLES) | {ALPHA, "embeddings", "results", "image_facts"} <= set(listed)
     assert listed["images"]["rows"] == 12
     assert listed["failures"]["columns"] == (
-        "job VARCHAR, key VARCHAR, reason VARCHAR, failed_at TIMESTAMP WITH TIME ZONE"
+        "job VARCHAR, key VARCHAR, source VARCHAR, reason VARCHAR, failed_at TIMESTAMP WITH TIME ZONE"
     )
 
 
