@@ -11,7 +11,7 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,7 @@ def load(located: Located, device: str = "cpu") -> Encoder:
 NUMBER_MOVERS = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow", "scikit-learn", "busistore")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of what can move a number, with Python's own."""
     found = {"python": platform.python_version()}

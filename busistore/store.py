@@ -207,7 +207,8 @@ def quote(value: str) -> str:
 
 
 def _blobs(table: str) -> list[str]:
-    return [*(TABLES[table].blobs if table in TABLES else ()), *(["png"] if table == "masks" else [])]
+    """Columns that hold files, which a plain read leaves out."""
+    return [f.name for f in TABLES[table].schema if f.type == pa.large_binary()] if table in TABLES else []
 
 
 def _stored_schema(table: Table) -> pa.Schema:

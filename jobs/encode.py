@@ -21,8 +21,8 @@ from busistore import models, pixels
 from busistore.errors import BusistoreError
 from busistore.ids import canonical_json
 from busistore.jobs import SHARD_ROWS, Report, Shards, Track, columns, failed_keys, silent
+from busistore.jobs.preprocess import current_pictures, preprocess
 from busistore.jobs.preprocess import job_name as preprocess_job
-from busistore.jobs.preprocess import preprocess
 from busistore.preprocess import recipes
 from busistore.schema import MODELS, PREPROCESSED, Table, embeddings_name, embeddings_table
 from busistore.store import Store, quote
@@ -90,13 +90,11 @@ def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
 
 def _pictures(store: Store, recipe_id: str, planned: bool) -> dict[str, str]:
     """Image id to the hash of its picture; with `planned`, '' for those that a real run would make first."""
+    if planned:
+        ids = store.read("images", ["image_id"])["image_id"].to_pylist()
+        return dict.fromkeys(ids, "") | current_pictures(store, recipe_id)
     where = f"recipe_id = {quote(recipe_id)}"
-    rows = list(columns(store.read("preprocessed", ["image_id", "source_sha256", "pixels_sha256"], where)))
-    if not planned:
-        return {image_id: picture for image_id, _, picture in rows}
-    image = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
-    made = {image_id: picture for image_id, source, picture in rows if image.get(image_id) == source}
-    return dict.fromkeys(image, "") | made
+    return dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
 
 
 Batch = tuple[list[str], np.ndarray, dict[str, str]]  # ids, (N, S, S) uint8 of those that are whole, damaged ones

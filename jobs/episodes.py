@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from busistore import splits
@@ -32,7 +33,7 @@ class Split:
     label_of: dict[str, str]
     group_of: dict[str, str]
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """Class names in the order of all probabilities."""
         return sorted({self.label_of[i] for part in splits.PARTS for i in self.parts.get(part, [])})

@@ -20,14 +20,15 @@ import numpy as np
 from busistore import metrics, models, splits
 from busistore.errors import BusistoreError, UnknownName, lookup
 from busistore.ids import canonical_json, content_id, sha256
-from busistore.jobs import Report, Shards, Track, columns, silent
+from busistore.jobs import Report, Shards, Track, silent
 from busistore.jobs.encode import encoded_from, vectors
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_rows, load_split
+from busistore.jobs.preprocess import current_pictures
 from busistore.methods import METHODS, Labelled, with_parameters
 from busistore.preprocess import recipes
 from busistore.schema import EPISODES, PREDICTIONS, RUNS
 from busistore.schema import METRICS as METRICS_TABLE
-from busistore.store import Store, quote
+from busistore.store import Store
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,7 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
 
 def _sound(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
     """For each image whose vector is of the pixels that it has now, the hash of the picture that was encoded."""
-    image = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
-    where = f"recipe_id = {quote(recipe_id)}"
-    made = store.read("preprocessed", ["image_id", "source_sha256", "pixels_sha256"], where)
-    now = {image_id: picture for image_id, source, picture in columns(made) if image.get(image_id) == source}
+    now = current_pictures(store, recipe_id)
     return {i: sha for i, sha in encoded_from(store, model_id, recipe_id).items() if now.get(i) == sha}
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
@@ -34,37 +34,41 @@ def serial(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
 def threads(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
     """In threads: for decoding pictures, which frees the interpreter's lock."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from _windowed(pool, work, items, 4 * workers)
+        yield from _in_pool(pool, work, items, workers)
 
 
 def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
     """In fresh processes (spawned: Lance handles do not survive a fork)."""
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_the_driver) as pool:
-        yield from _windowed(pool, work, items, 4 * workers)
+        yield from _in_pool(pool, work, items, workers)
 
 
 def _leave_interrupts_to_the_driver() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _windowed(pool: Executor, work: Work, items: Iterable[Keyed], window: int) -> Iterator[Keyed]:
+def _windowed(
+    submit: Callable[[Any], Any], result: Callable[[Any], Any], cancel: Callable[[Any], Any], items: Iterable[Keyed],
+    window: int,
+) -> Iterator[Keyed]:  # fmt: skip
     """At most `window` items in flight, so that a hundred thousand pictures never wait in memory."""
     waiting: deque = deque()
     try:
         for key, item in items:
-            waiting.append((key, pool.submit(guarded, work, item)))
+            waiting.append((key, submit(item)))
             if len(waiting) >= window:
-                yield _first(waiting)
+                key, handle = waiting.popleft()
+                yield key, result(handle)
         while waiting:
-            yield _first(waiting)
+            key, handle = waiting.popleft()
+            yield key, result(handle)
     finally:
-        for _, future in waiting:
-            future.cancel()
+        for _, handle in waiting:
+            cancel(handle)
 
 
-def _first(waiting: deque) -> Keyed:
-    key, future = waiting.popleft()
-    return key, future.result()
+def _in_pool(pool: Executor, work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
+    return _windowed(lambda item: pool.submit(guarded, work, item), Future.result, Future.cancel, items, 4 * workers)
 
 
 def on_ray(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
@@ -73,14 +77,7 @@ def on_ray(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
 
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     remote = ray.remote(guarded)
-    waiting: deque = deque()
-    for key, item in items:
-        waiting.append((key, remote.remote(work, item)))
-        if len(waiting) >= 4 * workers:
-            key, reference = waiting.popleft()
-            yield key, ray.get(reference)
-    for key, reference in waiting:
-        yield key, ray.get(reference)
+    return _windowed(lambda item: remote.remote(work, item), ray.get, ray.cancel, items, 4 * workers)
 
 
 EXECUTORS = {"serial": serial, "threads": threads, "processes": processes, "ray": on_ray}

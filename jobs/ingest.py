@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zlib
 from datetime import UTC, datetime
@@ -34,7 +33,7 @@ def ingest(
     started = time.monotonic()
     found = list(datasets.reader(dataset).records(Path(root)))
     records = [r for r in found if isinstance(r, ImageRecord)]
-    report = Report("ingest", planned=len(found), source=_as_text(Path(root).resolve()))
+    report = Report("ingest", planned=len(found), source=datasets.as_text(Path(root).resolve()))
     stored, masked = _stored_hashes(store, dataset), {i for i, _ in store.keys(MASKS, f"source_id = {quote(TRUTH)}")}
     with Shards(store, report, (MASKS, IMAGES)) as shards, track("ingest", len(found)) as advance:
         for fault in (f for f in found if isinstance(f, Fault)):
@@ -91,15 +90,10 @@ def read(item: tuple[ImageRecord, str | None, bool]) -> dict[str, list[dict[str,
         "image_id": record.image_id, "dataset": record.dataset, "label": record.label, "patient_id": record.patient_id,
         "view": record.view, "width_px": image.width, "height_px": image.height, "mode": pixels.mode(data),
         "pixels_sha256": pixels.pixels_sha256(image), "file_sha256": sha256(data), "files_sha256": digest,
-        "png_crc32": zlib.crc32(data), "source_path": _as_text(record.path.resolve()), "ingested_at": datetime.now(UTC),
-        "png": data,
+        "png_crc32": zlib.crc32(data), "source_path": datasets.as_text(record.path.resolve()),
+        "ingested_at": datetime.now(UTC), "png": data,
     }  # fmt: skip
     return {IMAGES.name: [row], MASKS.name: [{"image_id": record.image_id, **mask_row(merged, TRUTH, len(masks))}]}
-
-
-def _as_text(path: Path) -> str:
-    """A path as text that a table can hold, whatever bytes it is made of."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def merge_masks(files: list[bytes], names: list[str], shape: tuple[int, int], image_name: str) -> np.ndarray:

@@ -61,6 +61,14 @@ def made_from(store: Store, recipe_id: str) -> dict[str, str]:
     return dict(columns(store.read("preprocessed", ["image_id", "source_sha256"], where)))
 
 
+def current_pictures(store: Store, recipe_id: str) -> dict[str, str]:
+    """For each image whose picture under the recipe was made from the pixels that it has now, the picture's hash."""
+    image = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
+    where = f"recipe_id = {quote(recipe_id)}"
+    made = store.read("preprocessed", ["image_id", "source_sha256", "pixels_sha256"], where)
+    return {image_id: picture for image_id, source, picture in columns(made) if image.get(image_id) == source}
+
+
 Item = tuple[str, str, bytes | BusistoreError]  # image id, hash of its pixels, its file or why there is none
 
 

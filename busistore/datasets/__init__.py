@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ class Reader(Protocol):
         Raises:
             BadInput: `root` is not a folder of this data set.
         """
+
+
+def as_text(path: Path | str) -> str:
+    """A path or file name as text that any table can hold, whatever bytes it is made of."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def reader(name: str) -> Reader:

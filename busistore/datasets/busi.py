@@ -5,13 +5,12 @@ Source: Al-Dhabyani et al. (2020), Data in Brief 28, 104863. A part of the set i
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from busistore.datasets import CLASSES, Fault, ImageRecord
+from busistore.datasets import CLASSES, Fault, ImageRecord, as_text
 from busistore.errors import BadInput
 
 IMAGE = re.compile(r"(?P<label>[a-z]+) \((?P<number>[0-9]+)\)\.png", re.IGNORECASE)
@@ -101,19 +100,15 @@ def _sort_files(folder: Path, label: str) -> tuple[dict[str, Path], dict[str, li
         found = image or mask
         stem = found and f"{label} ({int(found['number'])})"  # one name for `Benign (01).PNG` and `benign (1).png`
         if not found or found["label"].lower() != label:
-            strays.append((printable(path), f"'{printable(path)}' is not named as BUSI names a {label} image or mask"))
+            name = as_text(path.name)
+            strays.append((name, f"'{name}' is not named as BUSI names a {label} image or mask"))
         elif mask:
             masks.setdefault(stem, []).append(path)
         elif stem in images:
-            strays.append((printable(path), f"'{path.name}' has the number of '{images[stem].name}'; rename one"))
+            strays.append((path.name, f"'{path.name}' has the number of '{images[stem].name}'; rename one"))
         else:
             images[stem] = path
     return images, masks, strays
-
-
-def printable(path: Path) -> str:
-    """A file's name as text that any table can hold, whatever bytes it is made of."""
-    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def _number(stem: str) -> int:
