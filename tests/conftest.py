@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from tests.filled import filled_store
 
 
 def pytest_configure() -> None:
-    """A suite started in the background inherits that Ctrl-C is ignored; tests of it need it as at a terminal."""
+    """Weights are remembered in a folder of the suite's own, not in the user's.
+
+    A suite started in the background inherits that Ctrl-C is ignored; tests of it need it as at a terminal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # tests of downloads have a hub of their own
+    os.environ.setdefault("BUSISTORE_CACHE", tempfile.mkdtemp(prefix="busistore-tests-"))
 
 
 @pytest.fixture

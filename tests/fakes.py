@@ -46,14 +46,15 @@ def register_model(monkeypatch, weight_file: Path, name: str = "fake") -> str:
     """Put a one-layer model into MODELS for the time of a test."""
     import torch
 
+    from busistore.models import loaders, weights
+
     torch.save({"weight": torch.randn(FAKE_DIM, 64, generator=torch.Generator().manual_seed(0))}, weight_file)
-    spec = models.ModelSpec(
-        name, "tests/one-layer", FAKE_DIM, False, models.Weights("weights.pt", "nowhere", 0.1, "none"),
-        models.InputTransform(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), _build,
-    )  # fmt: skip
-    monkeypatch.setitem(models.MODELS, name, spec)
-    real = models._packaged
-    monkeypatch.setattr(models, "_packaged", lambda spec: weight_file if spec.name == name else real(spec))
+    carried = models.Weights("weights.pt", 0.1, "none", package="no-such-package")
+    given = models.InputTransform(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    monkeypatch.setitem(models.MODELS, name, models.ModelSpec(name, "fake", "one-layer", FAKE_DIM, carried, given))
+    monkeypatch.setitem(loaders.LOADERS, "fake", lambda located, path: loaders.Network(_build(path)))
+    real = weights.packaged
+    monkeypatch.setattr(weights, "packaged", lambda w: {w.file: weight_file} if w == carried else real(w))
     return name
 
 

@@ -81,7 +81,7 @@ def why(image, model, recipe, weights, precision, fmt, path) -> None:
     from busistore.store import Store
 
     steps = jobs.why(Store.open(path), image, model, recipe, weights=weights, precision=precision)
-    formats.write(_frame(("step", "state", "because"), steps), fmt)
+    formats.write(frame(("step", "state", "because"), steps), fmt)
 
 
 @app.command(name="list")
@@ -106,10 +106,11 @@ def list_(what, fmt, path) -> None:
         formats.write(sql.tables(Store.open(path)), fmt)
         return
     columns, rows = lookup("list", what, {**CATALOGUE, "tables": None})()
-    formats.write(_frame(columns, rows), fmt)
+    formats.write(frame(columns, rows), fmt)
 
 
-def _frame(columns, rows):
+def frame(columns, rows):
+    """A table to print, from its columns' names and its rows."""
     import polars as pl
 
     return pl.DataFrame([dict(zip(columns, row)) for row in rows], schema=list(columns), orient="row")

@@ -11,11 +11,18 @@ def _models() -> Listing:
     from busistore.models import MODELS
 
     rows = [
-        (m.name, m.architecture, m.dim, "yes" if m.has_text else "no", f"{m.weights.size_mb:.0f} MB", m.weights.licence,
-         m.weights.package or m.weights.source)
+        (m.name, f"{m.kind}/{m.architecture}", m.dim, _text(m), f"{m.weights.size_mb:g} MB", m.weights.licence,
+         f"{m.input.size_px} px", "yes" if m.weights.gate else "no", m.note, m.weights.source)
         for m in MODELS.values()
     ]  # fmt: skip
-    return ("name", "architecture", "dim", "text tower", "weights", "licence", "source"), rows
+    columns = ("name", "network", "dim", "text tower", "weights", "licence", "input", "gate", "about", "source")
+    return columns, rows
+
+
+def _text(spec) -> str:
+    if spec.text is None:
+        return "no"
+    return "yes" if spec.text.aligned else "learned map"
 
 
 def _methods() -> Listing:

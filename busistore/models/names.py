@@ -38,3 +38,16 @@ def _place(number: int) -> tuple[int, int]:
             return stage, number
         number -= n_blocks
     return len(LITE0_BLOCKS), number
+
+
+def unimed(state: dict[str, Any]) -> dict[str, Any]:
+    """UniMed-CLIP's tensors under open_clip's names: its text tower is called otherwise, and counts its positions.
+
+    >>> list(unimed({"text_encoder.proj.0.weight": 0, "text_encoder.transformer.embeddings.position_ids": 1}))
+    ['text.proj.0.weight']
+    """
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    return {
+        f"text.{name.removeprefix('text_encoder.')}" if name.startswith("text_encoder.") else name: tensor
+        for name, tensor in kept.items()
+    }
