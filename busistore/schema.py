@@ -6,6 +6,7 @@ A table's key names its rows; a second write of the same key replaces nothing un
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def _table(name: str, key: str, columns: str, blobs: tuple[str, ...] = ()) -> Ta
 _TYPES = {
     "str": pa.string(), "i32": pa.int32(), "i64": pa.int64(), "u32": pa.uint32(), "f32": pa.float32(),
     "f64": pa.float64(), "bool": pa.bool_(), "file": pa.large_binary(), "time": pa.timestamp("us", tz="UTC"),
-    "i32s": pa.list_(pa.int32()), "f64s": pa.list_(pa.float64()), "strs": pa.list_(pa.string()),
+    "i32s": pa.list_(pa.int32()), "f32s": pa.list_(pa.float32()), "f64s": pa.list_(pa.float64()), "strs": pa.list_(pa.string()),
 }  # fmt: skip
 
 
@@ -73,6 +74,14 @@ MODELS = _table(
     "model_id:str model:str architecture:str weights_source:str weights_sha256:str input_transform:str "
     "precision:str dim:i32 versions:str licence:str recorded_at:time",
 )  # fmt: skip
+PROMPTS = _table(
+    "prompts", "prompt_id",
+    "prompt_id:str set_id:str prompt_set:str class:str rank:i32 text:str source:str details:str added_at:time",
+)  # fmt: skip
+TEXT_EMBEDDINGS = _table(
+    "text_embeddings", "prompt_id model_id",
+    "prompt_id:str model_id:str model:str logit_scale:f64 crc32:u32 vector:f32s",
+)  # fmt: skip
 SPLITS = _table(
     "splits", "split_id image_id",
     "split_id:str image_id:str dataset:str label:str part:str group_id:str weight:f64 grouping:str seed:i64 "
@@ -101,8 +110,8 @@ FAILURES = _table("failures", "job key", "job:str key:str source:str reason:str 
 
 TABLES = {
     t.name: t
-    for t in (IMAGES, MASKS, GROUPS, PAIRS, PREPROCESSED, MODELS, SPLITS, EPISODES, RUNS, PREDICTIONS, METRICS,
-              FAILURES)
+    for t in (IMAGES, MASKS, GROUPS, PAIRS, PREPROCESSED, MODELS, PROMPTS, TEXT_EMBEDDINGS, SPLITS, EPISODES, RUNS,
+              PREDICTIONS, METRICS, FAILURES)
 }  # fmt: skip
 
 
@@ -117,3 +126,26 @@ def embeddings_table(model_id: str, recipe_id: str, dim: int) -> Table:
 def embeddings_name(model_id: str, recipe_id: str) -> str:
     """Name of the table that holds a model's vectors on a recipe."""
     return f"embeddings.{model_id}.{recipe_id}"
+
+
+TOKENS = "tokens."  # tables of tokens are not shown to SQL: DuckDB does not read 16-bit floats
+
+
+def tokens_table(model_id: str, recipe_id: str, layer: str, shape: tuple[int, ...], dtype: str = "float16") -> Table:
+    """The table of one layer's tokens: for each image a flat list of `shape`'s product, the shape in the metadata.
+
+    Args:
+        layer: "grid" for the patches after the last block, "h5" for all tokens after block 5 (from 0).
+        dtype: "float16", or "float32" where a tower must resume from them exactly.
+    """
+    columns = "image_id:str model_id:str recipe_id:str input_sha256:str crc32:u32"
+    base = _table(tokens_name(model_id, recipe_id, layer, dtype), "image_id", columns)
+    kind = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    flat = pa.field("vector", pa.list_(kind, math.prod(shape)), nullable=False)
+    metadata = {"shape": ",".join(map(str, shape))}
+    return Table(base.name, base.key, base.schema.append(flat).with_metadata(metadata))
+
+
+def tokens_name(model_id: str, recipe_id: str, layer: str, dtype: str = "float16") -> str:
+    """Name of the table that holds one layer's tokens."""
+    return f"{TOKENS}{model_id}.{recipe_id}.{layer}" + ("" if dtype == "float16" else f".{dtype}")

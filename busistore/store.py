@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from busistore.errors import StoreError
 from busistore.faults import read_error, readable_errors
 from busistore.files import Files
+from busistore.nearest import Hits, nearest
 from busistore.rows import checked
 from busistore.schema import SCHEMA_VERSION, TABLES, Table
 
@@ -113,6 +115,13 @@ class Store:
         except (OSError, ValueError, RuntimeError) as error:
             raise read_error(self.path, table, error) from error
 
+    def batches(self, table: str, columns: list[str], rows: int = 256) -> Iterator[pa.RecordBatch]:
+        """The rows of a table that exists, some at a time."""
+        try:
+            yield from self.dataset(table).to_batches(columns=columns, batch_size=rows)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise read_error(self.path, table, error) from error
+
     def keys(self, table: Table, where: str | None = None) -> set[tuple]:
         """The keys that are stored, as tuples in the order of `table.key`."""
         rows = self.read(table.name, table.key, where)
@@ -121,6 +130,10 @@ class Store:
     def files(self, table: Table, where: str | None = None) -> Files:
         """The PNG files of a table's rows (that satisfy `where`), to be read by image_id."""
         return Files(self, table, where)
+
+    def nearest(self, table: str, vector: np.ndarray, k: int, only: set[str] | None = None) -> Hits:
+        """(image_id, cosine) of the k nearest stored vectors, best first; see `nearest.nearest`."""
+        return nearest(self, table, vector, k, only)
 
     def put(self, table: Table, rows: pa.Table | Iterable[dict[str, Any]], *, replace: bool = False) -> int:
         """Write rows in one commit; returns how many were new or replaced.
@@ -213,7 +226,7 @@ def _blobs(table: str) -> list[str]:
 
 def _stored_schema(table: Table) -> pa.Schema:
     """The table's schema as Lance is told it: primary keys marked, files as blobs."""
-    return pa.schema([_stored_field(table, field) for field in table.schema])
+    return pa.schema([_stored_field(table, field) for field in table.schema], table.schema.metadata)
 
 
 def _stored_field(table: Table, field: pa.Field) -> pa.Field:

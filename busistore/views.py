@@ -6,12 +6,13 @@ import re
 
 import pyarrow as pa
 
-from busistore.schema import TABLES, embeddings_table
+from busistore.schema import TABLES, TOKENS, embeddings_table
 from busistore.store import Store
 
 SNAPSHOT_ROWS = 20_000  # up to here a table is read once into memory, which DuckDB scans two to three times faster
 HIDDEN = "lance of "  # prefix of the names under which larger tables are registered, below their views
 FILES = ("png",)
+HASH = r"-[0-9a-f]{12}$"
 
 # Views made of others, in the order in which they are made. Several groupings of a data set may be stored, and a run
 # is made anew when its pixels change; what counts now is the newest, and of runs first those of the pixels of now.
@@ -61,15 +62,31 @@ def create_views(con, store: Store) -> None:
     Raises:
         StoreError: a table cannot be read.
     """
-    stored = store.names()
+    names = store.names()
+    stored = [n for n in names if not n.startswith(TOKENS)]
     for name in [*TABLES, *(n for n in stored if n not in TABLES)]:
         if name in stored:
             _view_of(con, store, name)
         else:
             con.register(name, _without_files(TABLES[name].schema).empty_table())
     con.execute(_embeddings_view([n for n in stored if _ids(n)]))
+    con.register("token_tables", _token_tables(store, [n for n in names if n.startswith(TOKENS)]))
     for name, text in JOINED.items():
         con.execute(f"CREATE VIEW {name} AS {text}")
+
+
+def _token_tables(store: Store, names: list[str]) -> pa.Table:
+    """One row for each table of tokens, which SQL itself does not read: what it holds and of how many images."""
+    columns = ("model", "model_id", "recipe_id", "layer", "dtype", "shape", "n_images")
+    kinds = [pa.string()] * 6 + [pa.int64()]
+    rows = []
+    for name in names:
+        model_id, recipe_id, layer, dtype = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+)(\.\w+)?", name[len(TOKENS):]).groups()
+        shape = store.dataset(name).schema.metadata[b"shape"].decode()
+        model, kind = re.sub(HASH, "", model_id), (dtype or ".float16")[1:]
+        rows.append((model, model_id, recipe_id, layer, kind, shape, store.count(name)))
+    arrays = [pa.array([row[k] for row in rows], kind) for k, kind in enumerate(kinds)]
+    return pa.table(arrays, names=columns)
 
 
 def view_names(con) -> list[str]:
@@ -123,7 +140,7 @@ def _embeddings_view(tables: list[str]) -> str:
 
 
 def _embeddings_part(table: str, model_id: str, recipe_id: str) -> str:
-    model, recipe = (_text(re.sub(r"-[0-9a-f]{12}$", "", name)) for name in (model_id, recipe_id))
+    model, recipe = (_text(re.sub(HASH, "", name)) for name in (model_id, recipe_id))
     return (
         f"SELECT image_id, {model} AS model, model_id, {recipe} AS recipe, recipe_id, input_sha256, crc32, "
         f"vector::FLOAT[] AS vector FROM {quoted(table)}"

@@ -31,13 +31,11 @@ def silent(description: str, total: int) -> Iterator[Advance]:
     yield lambda n: None
 
 
-
-
 @dataclass
 class Report:
     """What a job did: of `planned` rows, how many were there already, written, and refused with a reason.
 
-    `source` is the folder that an ingest reads, '' for other jobs.
+    `source` is the folder that an ingest reads, '' for other jobs; `notes` are what the user should be told.
     """
 
     job: str
@@ -48,6 +46,7 @@ class Report:
     seconds: float = 0.0
     source: str = ""
     failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         """The one line every heavy verb ends with."""
@@ -93,8 +92,8 @@ class Shards:
     def flush(self) -> None:
         """Write the shard. Keys that failed before and are done now leave the failures."""
         for table in self.tables:
-            written = self.store.put(table, self.rows[table.name], replace=True)
-            self.report.written += written if table is self.tables[-1] else 0
+            self.store.put(table, self.rows[table.name], replace=True)
+        self.report.written += len(self.done)
         settle(self.store, self.report.job, self.done, self.refused, self.report.source)
         self._clear()
 

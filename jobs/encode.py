@@ -1,31 +1,62 @@
-"""Encode: every preprocessed picture through a model, exactly once.
+"""Encode: every preprocessed picture through a model, exactly once, for every layer that is asked for.
 
-Decoding runs in a thread ahead of the network. A shard is a commit and holds whole batches; after a kill the missing
-pictures are planned again in batches cut at the same places, so that every vector comes out the same to the last bit.
+Pictures are read and decoded ahead of the network. A shard is a commit and holds whole batches; after a kill the
+missing pictures are planned again in batches cut at the same places, so that every vector comes out the same to the
+last bit.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from busistore import models, pixels
+from busistore import models
 from busistore.errors import BusistoreError
-from busistore.ids import canonical_json
 from busistore.jobs import SHARD_ROWS, Report, Shards, Track, columns, failed_keys, silent
+from busistore.jobs.layers import Layer, layers_of
+from busistore.jobs.models import find, is_settled, model_row
+from busistore.jobs.pictures import Batch, batches, sample
 from busistore.jobs.preprocess import current_pictures, preprocess
 from busistore.jobs.preprocess import job_name as preprocess_job
+from busistore.models.precision import LEAST_COSINE, SAMPLE_COSINE
 from busistore.preprocess import recipes
-from busistore.schema import MODELS, PREPROCESSED, Table, embeddings_name, embeddings_table
+from busistore.schema import MODELS, Table, embeddings_name
 from busistore.store import Store, quote
+
+BATCH, GPU_BATCH = 16, 128
+SHARD_BYTES = 64 << 20  # hidden states of one image take a megabyte: shards of them are written earlier
+N_SAMPLE = 8  # pictures on which the first use of bf16 is compared with fp32
+AUDIT_EVERY = 256  # and of every so many pictures one more
+
+
+class DirectionLost(BusistoreError):
+    """A bf16 vector that does not point where its fp32 twin does."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The pictures that lack a layer of a model under a recipe.
+
+    pictures: every image id and the hash of its picture; seen: by layer, those of which a row is stored.
+    guarded: whether bf16 was chosen here, and must prove itself.
+    """
+
+    located: models.Located
+    recipe_id: str
+    layers: list[Layer]
+    pictures: dict[str, str]
+    seen: list[dict[str, str]]
+    missing: list[str]
+    batch_size: int
+    shard_rows: int
+    guarded: bool
 
 
 def encode(
@@ -35,12 +66,16 @@ def encode(
     *,
     weights: Path | None = None,
     device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int = 16,
+    precision: str = "auto",
+    batch_size: int | None = None,
+    layers: Sequence[str] = (),
+    token_dtype: str = "float16",
     shard_rows: int = SHARD_ROWS,
     only: set[str] | None = None,
     only_errors: bool = False,
     dry_run: bool = False,
+    fetch: bool = True,
+    quiet: bool = True,
     track: Track = silent,
 ) -> Report:
     """Store the vector of every image under a recipe that has none from this model, or one of other pixels.
@@ -48,32 +83,39 @@ def encode(
     Images without a picture under the recipe get one first. The network is loaded only if something is missing.
 
     Args:
+        precision: "auto" is what the store holds of the model; at first bf16 where it is fast and keeps the direction
+            of every vector that is checked, else fp32.
+        batch_size: pictures in one pass; 16 on a processor and 128 on a GPU by default.
+        layers: what to keep beside the pooled vector, from the same pass: "unprojected", "grid", or numbers of
+            blocks, whose hidden states are kept.
+        token_dtype: of grid and hidden states: "float16", or "float32" to go on from them exactly.
         shard_rows: vectors in one commit; fewer lose less to a kill, more keep the store smaller.
         only: image ids to stay within; all by default.
         only_errors: only the images that failed before.
+        fetch, quiet: whether weights that are not at hand are downloaded, and without showing progress.
     """
     started = time.monotonic()
-    located = models.locate(model, weights, precision)
+    located = find(store, model, weights, precision, fetch=fetch, device=device, quiet=quiet)
     recipe_id = recipes.recipe(recipe).recipe_id
-    job = job_name(located.model_id, recipe_id)
     if only_errors:  # what failed on the way here, at either step
+        job = job_name(located.model_id, recipe_id)
         failed = failed_keys(store, job) | failed_keys(store, preprocess_job(recipe_id))
         only = failed if only is None else failed & only
     first = preprocess(store, recipe, only=only, dry_run=dry_run, track=track)
     pictures = _pictures(store, recipe_id, planned=dry_run)
-    plan = [i for i in sorted(pictures) if only is None or i in only]
-    stored = encoded_from(store, located.model_id, recipe_id)
-    missing = [i for i in plan if pictures[i] != stored.get(i)]
-    report = Report(job, len(plan), len(plan) - len(missing), failed=first.failed, failures=first.failures)
-    if missing and not dry_run:
-        encoder = models.load(located, device)
-        table = embeddings_table(located.model_id, recipe_id, located.spec.dim)
-        store.put(MODELS, [_model_row(located)])
-        with Shards(store, report, (table,), shard_rows) as shards, track(f"encode {model}", len(missing)) as advance:
-            for batch in _batches(store, recipe_id, missing, batch_size):
-                _encode_batch(shards, table, encoder, recipe_id, batch, pictures)
-                shards.checkpoint()
-                advance(len(batch[0]))
+    size = batch_size or (GPU_BATCH if device.startswith("cuda") else BATCH)
+    wanted = partial(layers_of, recipe_id=recipe_id, wanted=layers, token_dtype=token_dtype)
+    planned = partial(_planned, store, pictures, only, recipe_id, wanted, size, shard_rows)
+    work, report = planned(located, guarded=precision == "auto")
+    if not dry_run:
+        try:
+            _run(store, work, report, device, track)
+        except DirectionLost as lost:
+            work, report = planned(located.at("fp32"), guarded=False)
+            report.notes.append(str(lost))
+            _run(store, work, report, device, track)
+    report.failed += first.failed
+    report.failures |= first.failures
     report.seconds = time.monotonic() - started
     return report
 
@@ -88,6 +130,20 @@ def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
     return dict(columns(store.read(embeddings_name(model_id, recipe_id), ["image_id", "input_sha256"])))
 
 
+def _planned(
+    store: Store, pictures: dict[str, str], only: set[str] | None, recipe_id: str,
+    wanted: Callable[[models.Located], list[Layer]], batch_size: int, shard_rows: int, located: models.Located,
+    guarded: bool,
+) -> tuple[Work, Report]:  # fmt: skip
+    layers = wanted(located)
+    plan = [i for i in sorted(pictures) if only is None or i in only]
+    seen = [dict(columns(store.read(layer.name, ["image_id", "input_sha256"]))) for layer in layers]
+    missing = [i for i in plan if any(pictures[i] != stored.get(i) for stored in seen)]
+    guarded = guarded and located.precision == "bf16"
+    work = Work(located, recipe_id, layers, pictures, seen, missing, batch_size, shard_rows, guarded)
+    return work, Report(job_name(located.model_id, recipe_id), len(plan), len(plan) - len(missing))
+
+
 def _pictures(store: Store, recipe_id: str, planned: bool) -> dict[str, str]:
     """Image id to the hash of its picture; with `planned`, '' for those that a real run would make first."""
     if planned:
@@ -97,56 +153,93 @@ def _pictures(store: Store, recipe_id: str, planned: bool) -> dict[str, str]:
     return dict(columns(store.read("preprocessed", ["image_id", "pixels_sha256"], where)))
 
 
-Batch = tuple[list[str], np.ndarray, dict[str, str]]  # ids, (N, S, S) uint8 of those that are whole, damaged ones
+def _run(store: Store, work: Work, report: Report, device: str, track: Track) -> None:
+    """Encode what is missing. One batch is computed while the one before it is taken into a shard."""
+    if not work.missing:
+        return
+    encoder = models.load(work.located, device)
+    if work.guarded and not is_settled(store, work.located):
+        _compare(encoder, sample(store, work.recipe_id, work.missing, N_SAMPLE), SAMPLE_COSINE)
+    outputs = [layer.output for layer in work.layers]
+    shapes = encoder.shapes(outputs)
+    tables = tuple(layer.table(shapes[layer.output]) for layer in work.layers)
+    vectors = [(layer, shapes[layer.output][0]) for layer in work.layers if layer.is_vector]
+    store.put(MODELS, [model_row(work.located.at(output=layer.output), dim) for layer, dim in vectors])
+    named = f"encode {work.located.spec.name}"
+    rows = _shard_rows(work, tables)
+    with Shards(store, report, tables, rows) as shards, track(named, len(work.missing)) as advance:
+        for batch, made in _passes(store, work, encoder, outputs):
+            _keep(shards, tables, work, batch, made)
+            shards.checkpoint()
+            advance(len(batch.ids))
 
 
-def _encode_batch(
-    shards: Shards, table: Table, encoder: models.Encoder, recipe_id: str, batch: Batch, pictures: dict[str, str]
-) -> None:
-    """One pass through the network; a damaged picture or a vector that is not finite fails alone."""
-    ids, squares, damaged = batch
-    vectors = encoder.encode(squares) if squares.size else ()
-    whole = [i for i in ids if i not in damaged]
-    for image_id, vector in zip(whole, vectors, strict=True):
-        if not np.isfinite(vector).all():
-            name = encoder.located.spec.name
-            damaged[image_id] = f"'{name}' gave a vector that is not finite; check weights and precision"
-            continue
-        row = {
-            "image_id": image_id, "model_id": encoder.located.model_id, "recipe_id": recipe_id,
-            "input_sha256": pictures[image_id], "crc32": zlib.crc32(vector.tobytes()), "vector": vector,
-        }  # fmt: skip
-        shards.add(image_id, {table.name: [row]})
-    for image_id, reason in damaged.items():
+def _shard_rows(work: Work, tables: tuple[Table, ...]) -> int:
+    vectors = [table.schema.field("vector").type for table in tables]
+    n_bytes = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in vectors)
+    return max(1, min(work.shard_rows, SHARD_BYTES // n_bytes))
+
+
+Made = dict[str, np.ndarray]
+
+
+def _passes(
+    store: Store, work: Work, encoder: models.Encoder, outputs: list[str]
+) -> Iterator[tuple[Batch, Made]]:  # fmt: skip
+    """Batches with what the network made of them. A GPU works on one while the next is sent to it."""
+    waiting: tuple[Batch, Callable[[], Made]] | None = None
+    n_seen = 0
+    for batch in batches(store, work.recipe_id, work.missing, work.batch_size):
+        begun = encoder.submit(batch.squares, outputs) if len(batch.squares) else dict
+        if work.guarded and n_seen // AUDIT_EVERY < (n_seen + len(batch.squares)) // AUDIT_EVERY:
+            _compare(encoder, batch.squares[:1], LEAST_COSINE)
+        n_seen += len(batch.squares)
+        if waiting is not None:
+            yield waiting[0], waiting[1]()
+        waiting = batch, begun
+    if waiting is not None:
+        yield waiting[0], waiting[1]()
+
+
+def _compare(encoder: models.Encoder, squares: np.ndarray, least: float) -> None:
+    cosine = encoder.least_cosine(squares) if len(squares) else 1.0
+    if not cosine >= least:  # so that NaN is refused too
+        name = encoder.located.spec.name
+        raise DirectionLost(f"'{name}' loses its direction in bf16 (cosine {cosine:.5f} to fp32); encoded in fp32")
+
+
+def _keep(shards: Shards, tables: tuple[Table, ...], work: Work, batch: Batch, made: Made) -> None:
+    """Rows of one batch; a damaged picture, or a vector that is not finite, fails alone."""
+    refused = dict(batch.damaged)
+    for k, image_id in enumerate(batch.whole):
+        rows, bad = {}, None
+        for layer, table, seen in zip(work.layers, tables, work.seen, strict=True):
+            if seen.get(image_id) == work.pictures[image_id]:  # a row that is there stays as it is, to the last bit
+                continue
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(made[layer.output][k].reshape(-1), layer.dtype)
+            bad = bad or _fault(work, layer, values)
+            rows[table.name] = [_row(work, layer, image_id, values)]
+        if bad:
+            refused[image_id] = bad
+        else:
+            shards.add(image_id, rows)
+    for image_id, reason in refused.items():
         shards.refuse(image_id, reason)
 
 
-def _batches(store: Store, recipe_id: str, ids: list[str], size: int) -> Iterator[Batch]:
-    """Pictures decoded in a thread while the network computes: at most three batches ahead."""
-    files = store.files(PREPROCESSED, f"recipe_id = {quote(recipe_id)}").try_stream(ids, batch=size)
-    with ThreadPoolExecutor(1) as pool:
-        decode = lambda: _decode(list(itertools.islice(files, size)))  # noqa: E731  (one use, beside its only caller)
-        waiting = [pool.submit(decode) for _ in range(3)]
-        while (batch := waiting.pop(0).result())[0]:
-            waiting.append(pool.submit(decode))
-            yield batch
+def _fault(work: Work, layer: Layer, values: np.ndarray) -> str | None:
+    if np.isfinite(values).all():
+        return None
+    if layer.dtype == "float16":
+        return f"layer '{layer.output}' does not fit 16 bits; keep it with --token-dtype float32"
+    return f"'{work.located.spec.name}' gave a vector that is not finite; check weights and precision"
 
 
-def _decode(some: list[tuple[str, bytes | BusistoreError]]) -> Batch:
-    damaged = {image_id: str(data) for image_id, data in some if isinstance(data, BusistoreError)}
-    squares = [pixels.grey(data, image_id) for image_id, data in some if image_id not in damaged]
-    whole = np.stack(squares) if squares else np.empty((0, 0, 0), np.uint8)
-    return [image_id for image_id, _ in some], whole, damaged
-
-
-def _model_row(located: models.Located) -> dict[str, Any]:
-    spec = located.spec
+def _row(work: Work, layer: Layer, image_id: str, values: np.ndarray) -> dict[str, Any]:
     return {
-        "model_id": located.model_id, "model": spec.name, "architecture": spec.architecture,
-        "weights_source": spec.weights.source, "weights_sha256": located.sha256,
-        "input_transform": canonical_json(spec.input), "precision": located.precision, "dim": spec.dim,
-        "versions": canonical_json(models.versions()), "licence": spec.weights.licence,
-        "recorded_at": datetime.now(UTC),
+        "image_id": image_id, "model_id": layer.model_id, "recipe_id": work.recipe_id,
+        "input_sha256": work.pictures[image_id], "crc32": zlib.crc32(values.tobytes()), "vector": values,
     }  # fmt: skip
 
 

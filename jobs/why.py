@@ -9,20 +9,21 @@ from typing import Any
 from busistore import models
 from busistore.errors import UnknownName
 from busistore.jobs import columns, encode, preprocess
+from busistore.jobs.models import find
 from busistore.preprocess import recipes
 from busistore.store import Store, quote
 
 
 def why(
     store: Store, image_id: str, model: str, recipe: str = "pad224", *, weights: Path | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
 ) -> list[tuple[str, str, str]]:  # fmt: skip
     """(step, state, explanation) for ingest, preprocess and encode; state is stored, stale, missing or failed.
 
     Raises:
         UnknownName: no such image is stored or failed.
     """
-    spec_recipe, located = recipes.recipe(recipe), models.locate(model, weights, precision)
+    spec_recipe, located = recipes.recipe(recipe), find(store, model, weights, precision)
     failed = dict(columns(store.read("failures", ["job", "reason"], f"key = {quote(image_id)}")))
     images = dict(columns(store.read("images", ["image_id", "pixels_sha256"], f"image_id = {quote(image_id)}")))
     if image_id not in images and not failed:

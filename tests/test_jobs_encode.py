@@ -10,6 +10,7 @@ from busistore.jobs.encode import encode, vectors
 from busistore.jobs.ingest import ingest
 from busistore.jobs.verify import verify
 from busistore.jobs.why import why
+from busistore.models import encoder
 from busistore.preprocess import recipes
 from busistore.schema import IMAGES, embeddings_name
 from tests.fakes import register_model, speckle
@@ -119,34 +120,35 @@ def test_why_tells_of_a_file_that_failed(store, folder, fake_model):
 
 
 def test_a_vector_that_is_not_finite_fails_alone(filled, fake_model, monkeypatch):
-    real = models.Encoder.encode
+    real = encoder.Encoder.submit
 
-    def spoiled(self, squares):
-        out = real(self, squares)
-        out[0, 3] = np.nan
-        return out
+    def spoiled(self, squares, layers):
+        out = real(self, squares, layers)()
+        out["pooled"][0, 3] = np.nan
+        return lambda: out
 
-    monkeypatch.setattr(models.Encoder, "encode", spoiled)
+    monkeypatch.setattr(encoder.Encoder, "submit", spoiled)
     assert counts(encode(filled, fake_model, batch_size=9)) == (18, 0, 16, 2)
     assert all("not finite" in reason for reason in failures(filled).values())
-    monkeypatch.setattr(models.Encoder, "encode", real)
+    monkeypatch.setattr(encoder.Encoder, "submit", real)
     assert counts(encode(filled, fake_model, only_errors=True)) == (2, 0, 2, 0)
     assert failures(filled) == {}
 
 
 def test_ctrl_c_keeps_what_is_done(filled, fake_model, monkeypatch):
-    real, calls = models.Encoder.encode, []
+    real, calls = encoder.Encoder.submit, []
 
-    def interrupted(self, squares):
-        calls.append(1)
-        if len(calls) == 3:
+    def interrupted(self, squares, layers):
+        calls.append(len(squares))
+        if len(calls) == 5:  # the first is the one picture that tells the shapes
             raise KeyboardInterrupt
-        return real(self, squares)
+        return real(self, squares, layers)
 
-    monkeypatch.setattr(models.Encoder, "encode", interrupted)
+    monkeypatch.setattr(encoder.Encoder, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode(filled, fake_model, batch_size=4)
-    monkeypatch.setattr(models.Encoder, "encode", real)
+    monkeypatch.setattr(encoder.Encoder, "submit", real)
+    assert calls == [1, 4, 4, 4, 4]
     assert counts(encode(filled, fake_model, batch_size=4)) == (18, 8, 10, 0)
 
 
@@ -224,7 +226,8 @@ def test_a_shard_may_end_with_the_last_image(filled, fake_model, shard_rows):
 
 
 def test_all_vectors_may_be_refused(filled, fake_model, monkeypatch):
-    monkeypatch.setattr(models.Encoder, "encode", lambda self, squares: np.full((len(squares), 12), np.nan, np.float32))
+    nothing = lambda self, squares, layers: lambda: {"pooled": np.full((len(squares), 12), np.nan, np.float32)}  # noqa: E731
+    monkeypatch.setattr(encoder.Encoder, "submit", nothing)
     assert counts(encode(filled, fake_model)) == (18, 0, 0, 18)
 
 

@@ -11,6 +11,8 @@ from busistore.cli import (
     dry_run_option,
     finish,
     format_option,
+    is_quiet,
+    names,
     output_option,
     quiet_option,
     skip_errors_option,
@@ -24,8 +26,12 @@ only_errors_option = click.option("--only-errors", is_flag=True, help="Only imag
 executor_option = click.option(
     "--executor", default="threads", show_default=True, metavar="serial|threads|processes|ray", help="Where to compute."
 )
-weights_option = click.option("--weights", type=click.Path(path_type=Path), help="A weight file of your own.")
-precision_option = click.option("--precision", default="fp32", show_default=True, help="Arithmetic of the network.")
+weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="A weight file or snapshot folder of yours."
+)
+precision_option = click.option(
+    "--precision", default="auto", show_default=True, metavar="auto|fp32|bf16", help="Arithmetic of the network."
+)
 
 
 def _only(store, where: str | None) -> set[str] | None:
@@ -100,17 +106,17 @@ def group(dataset, model, recipe, weights, precision, path, quiet) -> None:
 
     store = Store.open(path)
     labels_of(store, dataset)
-    embeddings = vectors(store, *_stored_as(model, recipe, weights, precision)) if model else None
+    embeddings = vectors(store, *_stored_as(store, model, recipe, weights, precision)) if model else None
     found = jobs.group(store, dataset, embeddings=embeddings, track=tracker(quiet))
     n_groups, state = len(set(found.group_of.values())), "new" if found.is_new else "stored before"
     click.echo(f"{found.grouping}: {len(found.group_of)} images in {n_groups} groups ({state})")
 
 
-def _stored_as(model, recipe, weights, precision) -> tuple[str, str]:
-    from busistore import models
+def _stored_as(store, model, recipe, weights, precision) -> tuple[str, str]:
+    from busistore.jobs.models import find
     from busistore.preprocess import recipes
 
-    return models.locate(model, weights, precision).model_id, recipes.recipe(recipe).recipe_id
+    return find(store, model, weights, precision).model_id, recipes.recipe(recipe).recipe_id
 
 
 @app.command()
@@ -171,7 +177,11 @@ def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path,
 @weights_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @precision_option
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", type=click.IntRange(1), help="Pictures in one pass  [default: 16, on a GPU 128]")
+@click.option("--tokens", is_flag=True, help="Keep the grid of patches too.")
+@click.option("--layers", default="", metavar="5,8,...", help="Keep hidden states after these blocks, or unprojected.")
+@click.option("--token-dtype", default="float16", show_default=True, metavar="float16|float32")
+@click.option("--offline", is_flag=True, help="Download nothing.")
 @click.option("--shard-rows", default=512, show_default=True, type=click.IntRange(1), help="Vectors in one commit.")
 @where_option
 @only_errors_option
@@ -180,8 +190,8 @@ def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path,
 @store_option
 @quiet_option
 def encode(
-    model, recipe, weights, device, precision, batch_size, shard_rows, where, only_errors, dry_run, skip_errors, path,
-    quiet,
+    model, recipe, weights, device, precision, batch_size, tokens, layers, token_dtype, offline, shard_rows, where,
+    only_errors, dry_run, skip_errors, path, quiet,
 ) -> None:  # fmt: skip
     """Encode every image once: what is stored is skipped, what a killed run left out is done."""
     from busistore.jobs import encode as jobs
@@ -190,6 +200,8 @@ def encode(
     store = Store.open(path)
     report = jobs.encode(
         store, model, recipe, weights=weights, device=device, precision=precision, batch_size=batch_size,
-        shard_rows=shard_rows, only=_only(store, where), only_errors=only_errors, dry_run=dry_run, track=tracker(quiet),
+        layers=[*names(layers), *(["grid"] if tokens else [])], token_dtype=token_dtype, shard_rows=shard_rows,
+        only=_only(store, where), only_errors=only_errors, dry_run=dry_run, fetch=not (offline or dry_run),
+        quiet=is_quiet(quiet), track=tracker(quiet),
     )  # fmt: skip
     finish(report, quiet, skip_errors)
