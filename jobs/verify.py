@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from busistore.errors import StoreError
 from busistore.jobs import Track, columns, silent
 from busistore.jobs.ingest import TRUTH
-from busistore.schema import IMAGES, MASKS, PREPROCESSED, Table
+from busistore.jobs.prompts import checksum
+from busistore.schema import IMAGES, MASKS, PREPROCESSED, TEXT_EMBEDDINGS, TOKENS, Table
 from busistore.store import Store, quote
 
 
@@ -34,6 +36,7 @@ class Verdict:
     taken_out: list[Damage] = field(default_factory=list)
 
 
+OF_VECTORS = ("embeddings.", TOKENS)
 Check = Callable[[], Iterator[Damage | None]]
 
 
@@ -59,15 +62,18 @@ def verify(store: Store, *, repair: bool = False, track: Track = silent) -> Verd
 def _checks(store: Store) -> Iterator[tuple[str, Check]]:
     names = store.names()
     for name in names:
-        yield name, lambda n=name: _rows(store, n)
+        if not name.startswith(OF_VECTORS):
+            yield name, lambda n=name: _rows(store, n)
     for table, column in ((IMAGES, "dataset"), (MASKS, "source_id"), (PREPROCESSED, "recipe_id")):
         if table.name in names:
             yield table.name, lambda t=table, c=column: _files(store, t, c)
     if "images" in names:
         yield "masks", lambda: _without_masks(store)
     for name in names:
-        if name.startswith("embeddings."):
+        if name.startswith(OF_VECTORS):
             yield name, lambda n=name: _vectors(store, n)
+    if TEXT_EMBEDDINGS.name in names:
+        yield TEXT_EMBEDDINGS.name, lambda: _text_vectors(store)
 
 
 def _guarded(store: Store, table: str, check: Check) -> Iterator[Damage | None]:
@@ -103,10 +109,25 @@ def _without_masks(store: Store) -> Iterator[Damage | None]:
 
 
 def _vectors(store: Store, name: str) -> Iterator[Damage | None]:
-    rows = store.read(name, ["image_id", "crc32", "vector"])
-    vectors = rows["vector"].combine_chunks()
-    values = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
+    """Vectors and tokens, some at a time: a table of tokens may be larger than memory."""
+    for rows in store.batches(name, ["image_id", "crc32", "vector"]):
+        yield from _vectors_of(name, rows)
+
+
+def _vectors_of(name: str, rows: pa.RecordBatch) -> Iterator[Damage | None]:
+    vectors = rows["vector"]
+    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), vectors.type.list_size)
     for image_id, crc, vector in zip(rows["image_id"].to_pylist(), rows["crc32"].to_pylist(), values):
         sound = zlib.crc32(np.ascontiguousarray(vector).tobytes()) == crc and np.isfinite(vector).all()
         reason = "the vector is not what was written; --repair takes it out"
         yield None if sound else Damage(name, image_id, reason, f"image_id = {quote(image_id)}")
+
+
+def _text_vectors(store: Store) -> Iterator[Damage | None]:
+    rows = store.read(TEXT_EMBEDDINGS.name, ["prompt_id", "model_id", "logit_scale", "crc32", "vector"])
+    for prompt_id, model_id, scale, crc, values in columns(rows):
+        vector = np.array(values, np.float32)
+        sound = checksum(vector, scale) == crc and np.isfinite(vector).all()
+        reason = "the vector is not what was written; --repair takes it out"
+        where = f"prompt_id = {quote(prompt_id)} AND model_id = {quote(model_id)}"
+        yield None if sound else Damage(TEXT_EMBEDDINGS.name, prompt_id, reason, where)

@@ -113,7 +113,12 @@ def tracker(quiet: bool):
     """Progress bars on stderr; nothing where nobody watches."""
     from busistore.jobs import silent
 
-    return silent if quiet or not sys.stderr.isatty() else _bar
+    return silent if is_quiet(quiet) else _bar
+
+
+def is_quiet(quiet: bool) -> bool:
+    """Whether progress is shown to nobody: asked for, or stderr is not a terminal."""
+    return quiet or not sys.stderr.isatty()
 
 
 @contextlib.contextmanager
@@ -129,6 +134,8 @@ def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def finish(report, quiet: bool, skip_errors: bool = False) -> None:
     """The closing line of a job, its first failures, and exit code 1 if there were any."""
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     shown = list(report.failures.items())[:10]
     for key, reason in shown:
         click.echo(f"failed: {key}: {reason}", err=True)
@@ -152,5 +159,5 @@ def main() -> None:
         raise
 
 
-for _verbs in ("data", "work", "ask"):  # each registers its verbs with `app`, in the order of the work
+for _verbs in ("models", "data", "text", "work", "search", "ask"):  # each registers its verbs, in the order of the work
     import_module(f"busistore.cli.{_verbs}")
