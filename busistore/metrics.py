@@ -26,7 +26,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricKind:
-    """What a metric is; `higher_is_better` is None for counts; `scope` is overall, class or both."""
+    """What a metric is; `higher_is_better` is None for counts; `scope` is overall, class or both, or prompt."""
 
     description: str
     higher_is_better: bool | None = True
@@ -51,6 +51,10 @@ METRICS = {
     "brier": MetricKind("squared error of the probabilities summed over classes, 0 to 2", False),
     "log_loss": MetricKind("mean -log of the probability given to the true class", False),
     "ece": MetricKind(f"expected calibration error of the top class, {N_BINS} bins of equal width, 0 to 1", False),
+    "auroc_without": MetricKind("overall AUROC of all prompts of the set but this one", scope="prompt"),
+    "macro_f1_without": MetricKind("macro-F1 of all prompts of the set but this one", scope="prompt"),
+    "auroc_added": MetricKind("overall AUROC of all prompts less that without this one", scope="prompt"),
+    "macro_f1_added": MetricKind("macro-F1 of all prompts less that without this one", scope="prompt"),
 }
 
 
@@ -61,7 +65,7 @@ def classification_metrics(
     positive: str = "malignant",
     negative: str = "benign",
 ) -> list[Metric]:
-    """Every metric of METRICS that is defined for these images; empty without images.
+    """Every metric of METRICS that is defined for these images, but those of prompts; empty without images.
 
     Args:
         labels: true class of each of N images.

@@ -28,4 +28,4 @@ SELECT
     dataset, method, model, recipe, protocol, shots, metric, n_seeds, mean, mean - half_width AS low,
     mean + half_width AS high, sd, se, worst, best, split_id, model_id, recipe_id, parameters
 FROM halved
-ORDER BY dataset, split_id, method, model_id, recipe_id, protocol, parameters, shots
+ORDER BY dataset, split_id, method, model_id, recipe_id, protocol, parameters, shots NULLS LAST

@@ -5,8 +5,8 @@ SELECT
     count(DISTINCT (method, model_id, recipe_id, parameters)) AS n_settings,
     count(DISTINCT seed) AS n_seeds,
     max(n_test) AS n_test,
-    coalesce(min(shots), 0) AS shots_min,
-    coalesce(max(shots), 0) AS shots_max,
+    min(shots) AS shots_min,
+    max(shots) AS shots_max,
     max(exposure_support) AS exposure_support_max,
     max(exposure_val) AS exposure_val_max
 FROM current_runs

@@ -1,7 +1,7 @@
 -- What the runs cover: for each setting of a comparison and number of shots, its seeds and its support sets.
 SELECT
     dataset, split_id, protocol, method, model_id, recipe_id, parameters,
-    coalesce(shots, 0) AS shots,
+    shots,
     count(*) AS n_runs,
     coalesce(list_sort(list(DISTINCT seed) FILTER (seed IS NOT NULL)), []) AS seeds,
     coalesce(list_sort(list(DISTINCT episode_id) FILTER (episode_id IS NOT NULL)), []) AS episode_ids

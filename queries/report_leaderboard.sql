@@ -6,7 +6,7 @@
 WITH wide AS (
     SELECT
         r.run_id, r.dataset, r.split_id, r.protocol, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.parameters,
-        coalesce(r.shots, 0) AS shots, r.n_test,
+        r.shots, r.n_test,
         max(m.value) FILTER (m.metric = 'macro_f1') AS macro_f1,
         max(m.value) FILTER (m.metric = 'balanced_accuracy') AS balanced_accuracy,
         max(m.value) FILTER (m.metric = 'auroc_malignant_vs_benign') AS auroc_malignant_vs_benign,
@@ -32,6 +32,6 @@ SELECT
     round(avg(recall_malignant), 12) AS recall_malignant,
     round(avg(ece), 12) AS ece
 FROM largest
-WHERE shots = coalesce(CAST($shots AS INTEGER), most)
+WHERE shots IS NOT DISTINCT FROM coalesce(CAST($shots AS INTEGER), most)
 GROUP BY ALL
 ORDER BY dataset, split_id, protocol, macro_f1 DESC NULLS LAST, method, model_id, recipe_id, parameters

@@ -11,5 +11,5 @@ SELECT
 FROM current_runs r JOIN predictions p USING (run_id)
 WHERE p.part = 'test'
     AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
-    AND ($protocol IS NULL OR r.protocol = $protocol) AND ($shots IS NULL OR coalesce(r.shots, 0) = CAST($shots AS INTEGER))
+    AND ($protocol IS NULL OR r.protocol = $protocol) AND ($shots IS NULL OR r.shots = CAST($shots AS INTEGER))
 ORDER BY r.dataset, r.split_id, r.protocol, r.method, r.model_id, r.recipe_id, r.parameters, r.shots, r.seed, p.image_id, r.run_id

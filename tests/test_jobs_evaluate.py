@@ -14,10 +14,10 @@ from busistore.jobs.evaluate import evaluate
 from busistore.jobs.group import group, newest
 from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
-from busistore.methods import METHODS
 from busistore.preprocess import recipes
 from tests.fakes import busi_folder, speckle
 from tests.test_jobs_ingest import counts
+from tests.test_methods import LEARNERS
 
 N_PER_CLASS = 14
 GRID = {"shots": [1, 2], "seeds": range(3)}
@@ -136,8 +136,8 @@ def test_a_leaky_split_is_refused_then_allowed_and_told(ready, fake_model, tmp_p
 
 
 def test_every_run_is_whole(ready, fake_model):
-    report = evaluate(ready, list(METHODS), [fake_model], **GRID)
-    n_runs = len(METHODS) * 2 * 3
+    report = evaluate(ready, LEARNERS, [fake_model], **GRID)
+    n_runs = len(LEARNERS) * 2 * 3
     assert counts(report) == (n_runs, 0, n_runs, 0)
     test = {r["image_id"]: r["label"] for r in rows(ready, "splits", "part = 'test'")}
     for run in rows(ready, "runs"):
@@ -159,7 +159,7 @@ def test_every_run_is_whole(ready, fake_model):
 
 
 def test_all_methods_see_the_same_support_sets(ready, fake_model):
-    evaluate(ready, list(METHODS), [fake_model], **GRID)
+    evaluate(ready, LEARNERS, [fake_model], **GRID)
     by_setting = {}
     for run in rows(ready, "runs"):
         by_setting.setdefault((run["shots"], run["seed"]), set()).add(run["episode_id"])
@@ -181,7 +181,7 @@ def test_a_second_grid_does_only_what_is_new(ready, fake_model):
 
 
 def test_strict_looks_at_the_support_alone(ready, fake_model):
-    evaluate(ready, list(METHODS), [fake_model], **GRID, protocol="strict")
+    evaluate(ready, LEARNERS, [fake_model], **GRID, protocol="strict")
     assert all(r["n_labelled"] == 3 * r["shots"] for r in rows(ready, "runs"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -14,10 +15,11 @@ from busistore import queries, schema, sql
 from busistore.errors import BusistoreError
 from busistore.metrics import ece
 from busistore.store import Store
-from tests.filled import CLASSES, MODEL_IDS, OUTCOMES, put_runs
+from tests.filled import CLASSES, MODEL_IDS, NOW, OUTCOMES, SPLIT, filled_store, put_runs
 
 OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
            "hardest_images", "run_cost")  # fmt: skip
+OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
 EXAMPLES = {"a": "alpha", "b": "beta"}  # values for parameters that are required
 
 
@@ -38,6 +40,51 @@ def empty(tmp_path_factory):
     return sql.connect(Store.create(tmp_path_factory.mktemp("empty") / "store"))
 
 
+SET = "toy-words-00000000000d"
+ALONE = {"benign/00": 0.5, "benign/01": 0.75, "benign/02": 0.75, "malignant/00": 1.0}  # AUROC of each prompt alone
+LOST = {"benign/00": 0.1, "benign/01": -0.2}  # macro-F1 that the set loses without it: of .6 with all
+CHOSEN = ["benign/01", "malignant/00"]
+
+
+def _put_prompted(store: Store, backwards: bool = False) -> None:
+    """Two zero-shot runs of `alpha` with four prompts, the second of which chose two on val images, and a read-out."""
+    texts = {f"{SET}/{p}": p for p in ALONE}
+    rows = [
+        {"prompt_id": i, "set_id": SET, "prompt_set": "toy-words", "class": p[:-3], "rank": int(p[-2:]),
+         "text": "about " + p, "source": "", "details": "{}", "added_at": NOW}
+        for i, p in texts.items()
+    ]  # fmt: skip
+    zero = {"method": "zero-shot", "episode_id": "0shot-seed0-000000000000", "n_labelled": 0}
+    parameters = {rank: json.dumps({"prompts": SET, "rank": rank}) for rank in ("none", "val")}
+    chosen = {"none": list(texts), "val": [f"{SET}/{p}" for p in CHOSEN]}
+    for rank, parts in (("none", ["test"]), ("val", ["test", "val"])):
+        details = json.dumps({"prompts": chosen[rank]})
+        told = zero | {"parameters": parameters[rank], "details": details}
+        (run_id,) = put_runs(store, [("alpha", 0, 0, "SUW" if rank == "none" else "SSS")], prefix=rank, **told)
+        scores = [(f"{part}:{SET}/{p}", *of) for part in parts for p in ALONE for of in _scores(part, p)]
+        scores += [(f"{part}:set-00", "auroc", "", 0.9) for part in parts]
+        found = [{"run_id": run_id, "subject": s, "metric": m, "class": c, "value": v, "n_used": 3}
+                 for s, m, c, v in scores]  # fmt: skip
+        store.put(schema.METRICS, found[::-1] if backwards else found)
+    store.put(schema.PROMPTS, rows[::-1] if backwards else rows)
+    put_runs(store, [("alpha", 0, 0, "SSS")], prefix="read", **zero | {"method": "text-readout", "shots": None})
+
+
+def _scores(part: str, p: str):
+    """(metric, class, value) of a prompt; on test images every prompt is worth a tenth less."""
+    yield "auroc", p[:-3], ALONE[p] - (0.1 if part == "test" else 0)
+    if p in LOST:
+        yield from (("macro_f1_without", "", 0.6 - LOST[p]), ("macro_f1_added", "", LOST[p]))
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory):
+    """The filled store with runs that read prompts."""
+    store = filled_store(tmp_path_factory.mktemp("prompted") / "store")
+    _put_prompted(store)
+    return sql.connect(store)
+
+
 def _required(name: str) -> dict[str, str]:
     return {p: EXAMPLES[p] for p, about in queries.load(name).parameters.items() if about.required}
 
@@ -47,11 +94,11 @@ def _rows(con, name: str, columns: str, **parameters) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", queries.names())
-def test_query_says_what_it_asks_and_answers(con, empty, name):
+def test_query_says_what_it_asks_and_answers(con, prompted, empty, name):
     query = queries.load(name)
     assert re.fullmatch(r"[A-Z].{20,119}[.?]", query.description)
     assert set(re.findall(r"\$(\w+)", re.sub("--.*", "", query.text))) == set(query.parameters)
-    answer = sql.ask(con, name, _required(name))
+    answer = sql.ask(prompted if name in OF_PROMPTS else con, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
     assert answer.height or name == "stale"
 
@@ -74,6 +121,13 @@ def test_shots_may_be_text_or_number(con, name):
     answer = sql.ask(con, name, {**_required(name), "shots": "2"})
     assert answer.equals(sql.ask(con, name, {**_required(name), "shots": 2}))
     assert "shots" not in answer.columns or set(answer["shots"]) <= {2}
+
+
+@pytest.mark.parametrize("name", OF_PROMPTS)
+def test_answers_on_prompts_do_not_depend_on_the_order_of_rows(prompted, tmp_path, name):
+    other = filled_store(tmp_path / "store")
+    _put_prompted(other, backwards=True)
+    assert_frame_equal(sql.ask(prompted, name), sql.run(other, name))
 
 
 def test_declared_parameters_are_read_from_the_text():
@@ -103,6 +157,65 @@ def test_leaderboard_never_pools_two_settings_of_a_method(tmp_path):
     runs = store.read("runs").to_pylist()
     store.put(schema.RUNS, [{**runs[1], "parameters": '{"k": 2}'}], replace=True)
     assert sql.run(store, "leaderboard")["n_seeds"].to_list() == [1, 1]
+
+
+def test_no_number_of_shots_is_not_0_and_hides_nothing(prompted):
+    """Zero-shot runs come before the drawn ones, what took every label after them; neither is pooled with another."""
+    rows = _rows(prompted, "leaderboard", "shots method model n_seeds mean", metric="accuracy", dataset="toy")
+    mean = pytest.approx(2 / 3)
+    assert rows[:2] == [(0, "zero-shot", "alpha", 1, 1.0), (0, "zero-shot", "alpha", 1, mean)]
+    assert rows[2:-1] == [(shots, "linear-probe", model, 3, pytest.approx(m)) for shots, model, m in
+                          ((1, "alpha", 7 / 9), (1, "beta", 5 / 9), (2, "alpha", 1), (2, "beta", 7 / 9))]  # fmt: skip
+    assert rows[-1] == (None, "text-readout", "alpha", 1, 1.0)
+    assert len(_rows(prompted, "leaderboard", "method", metric="accuracy", shots=0)) == 2
+    curve = _rows(prompted, "few_shot_curve", "method shots", metric="accuracy")
+    assert curve[-3:] == [("text-readout", None), ("zero-shot", 0), ("zero-shot", 0)]
+    for name in ("per_class", "calibration", "confusion", "run_cost"):
+        found = set(_rows(prompted, name, "method shots"))
+        assert {("zero-shot", 0), ("text-readout", None)} <= found
+        assert ("text-readout", 0) not in found
+
+
+def test_report_apart(prompted):
+    columns = "shots method n_runs n_labelled n_test macro_f1 recall_malignant"
+    assert _rows(prompted, "report_apart", columns) == [
+        (0, "zero-shot", 1, 0, 3, 1.0, 1.0),
+        (0, "zero-shot", 1, 0, 3, pytest.approx(5 / 9), 1.0),
+        (None, "text-readout", 1, 0, 3, 1.0, 1.0),
+    ]
+    assert _rows(prompted, "report_apart", columns, protocol="strict") == []
+
+
+def test_prompt_ranking(prompted):
+    """On val images where the run consulted them: equal prompts in the order of the set; chosen as the run tells."""
+    columns = "part class rank text auroc macro_f1_without macro_f1_added chosen n_images"
+    answer = sql.ask(prompted, "prompt_ranking")
+    ranked = answer.filter(answer["parameters"].str.contains("val")).select(columns.split()).rows()
+    assert ranked == [
+        ("val", "benign", 1, "about benign/01", 0.75, pytest.approx(0.8), -0.2, True, 3),
+        ("val", "benign", 2, "about benign/02", 0.75, None, None, False, 3),
+        ("val", "benign", 3, "about benign/00", 0.5, pytest.approx(0.5), 0.1, False, 3),
+        ("val", "malignant", 1, "about malignant/00", 1.0, None, None, True, 3),
+    ]
+    plain = answer.filter(answer["parameters"].str.contains("none"))
+    assert plain["part"].to_list() == ["test"] * 4
+    assert plain["auroc"].to_list() == pytest.approx([0.65, 0.65, 0.4, 0.9])
+    assert all(plain["chosen"])
+
+
+@pytest.mark.parametrize(("asked", "n"), [
+    ({"part": "test"}, 8), ({"part": "val"}, 4), ({"prompt_set": "toy-words"}, 8), ({"prompt_set": SET}, 8),
+    ({"prompt_set": "toy"}, 0), ({"model": "alpha"}, 8), ({"model": "beta"}, 0), ({"dataset": "elsewhere"}, 0),
+    ({"split_id": SPLIT}, 8),
+])  # fmt: skip
+def test_prompt_ranking_may_be_narrowed(prompted, asked, n):
+    answer = sql.ask(prompted, "prompt_ranking", asked)
+    assert answer.height == n
+    assert "part" not in asked or set(answer["part"]) == {asked["part"]}
+
+
+def test_prompt_ranking_says_what_a_ranking_on_test_images_is_for():
+    assert queries.load("prompt_ranking").description.endswith("ranked on test for looking, not for choosing.")
 
 
 def test_few_shot_curve(con):

@@ -214,13 +214,71 @@ def test_second_protocol_and_data_set_have_their_own_sections(tmp_path):
 def test_runs_without_shots_and_without_predictions_give_a_leaderboard(tmp_path):
     """A zero-shot result taken from a paper: metrics alone."""
     store = filled_store(tmp_path / "store")
-    runs = [r | {"shots": None, "seed": None} for r in store.read("runs").to_pylist()]
+    runs = [r | {"shots": 0, "seed": None} for r in store.read("runs").to_pylist()]
     store.put(schema.RUNS, runs, replace=True)
     store.delete("predictions", "true")
     seen = outline(report.build(store, tmp_path / "out"))
     assert column(seen.tables["leaderboard"], "Shots") == ["0", "0"]
-    assert "learning-curves" in seen.ids
-    assert "roc" not in seen.ids
+    assert not {"learning-curves", "roc", "zero-shot", "supervised"} & set(seen.ids)
+    assert "without a support set, linear-probe on alpha, reaches" in (tmp_path / "out" / "index.html").read_text()
+
+
+def add_runs_apart(store: Store) -> None:
+    """Beside the grid: zero-shot runs of both encoders, one that chose prompts, and a map from the training labels."""
+    zero = {"method": "zero-shot", "shots": 0, "seed": 0, "episode_id": "0shot-seed0-000000000000", "n_labelled": 0}
+    plain, ranked = ({"parameters": json.dumps({"prompts": "p-1", "rank": r})} for r in ("none", "val"))
+    put_runs(store, [("alpha", 0, 0, "SUW")], prefix="zero", **zero | plain)
+    put_runs(store, [("beta", 0, 0, "SSW")], prefix="zero", **zero | plain)
+    put_runs(store, [("beta", 0, 0, "SSS")], prefix="ranked", **zero | ranked | {"n_labelled": 3})
+    read = {"method": "text-readout", "shots": None, "episode_id": "train-seed0-000000000000", "n_labelled": 6}
+    put_runs(store, [("alpha", 0, 0, "SSS")], prefix="read", **zero | plain | read)
+
+
+def test_runs_without_a_support_set_stand_apart_and_leave_the_comparison_as_it_was(store, page, tmp_path):
+    more = filled_store(tmp_path / "store")
+    add_runs_apart(more)
+    seen = outline(report.build(more, tmp_path / "out"))
+    assert seen.tables["leaderboard"] == outline(page).tables["leaderboard"]
+    zero, read = seen.tables["zero-shot"], seen.tables["supervised"]
+    assert column(zero, "Setting") == ["zero-shot rank=val", "zero-shot rank=none", "zero-shot rank=none"]
+    assert column(zero, "Encoder") == ["beta", "alpha", "beta"]
+    assert column(zero, "Labelled images") == ["3", "0", "0"]
+    assert column(zero, "Balanced accuracy") == ["1.000", "0.667", "0.667"]
+    assert [row[:3] for row in read[1:]] == [["text-readout", "alpha", "6"]]
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "16 runs: 6 settings" in text
+    assert "4 settings without a drawn support set stand apart." in text
+    assert "zero-shot rank=none 0.556 without a support set" in text  # in the words beside the curve of alpha
+    assert "Support sets of 1 and 2 images per class" in text
+    assert "he best of 2 settings at 2 labelled images per class" in html.unescape(text)
+    points = pl.read_csv(tmp_path / "out" / "learning-curves.points.csv")
+    assert set(points["Method"]) == {"linear-probe"}
+
+
+def test_a_store_of_zero_shot_runs_alone_ranks_them(tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_runs_apart(store)
+    store.delete("runs", "method = 'linear-probe'")
+    seen = outline(report.build(store, tmp_path / "out"))
+    assert column(seen.tables["leaderboard"], "Setting")[0] == "zero-shot rank=val"
+    assert column(seen.tables["leaderboard"], "Shots") == ["0", "0", "0"]
+    assert "supervised" in seen.tables
+    assert {"confusion", "roc", "reliability", "hardest-images"} <= set(seen.ids)
+    assert "learning-curves" not in seen.ids
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "he best of 3 settings without a support set, zero-shot rank=val on beta, reaches" in text
+    assert "No setting learned from an image." in text
+    assert "Support sets of" not in text
+
+
+def test_a_store_of_supervised_read_outs_alone_ranks_nothing(tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_runs_apart(store)
+    store.delete("runs", "method <> 'text-readout'")
+    seen = outline(report.build(store, tmp_path / "out"))
+    assert "leaderboard" not in seen.tables
+    assert [row[0] for row in seen.tables["supervised"][1:]] == ["text-readout"]
+    assert "no run has a support set of its own yet" in (tmp_path / "out" / "index.html").read_text()
 
 
 # Numbers

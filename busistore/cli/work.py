@@ -27,6 +27,9 @@ def _numbers(text: str) -> list[int]:
 @click.option("--split", help="Split id; the only one by default.")
 @click.option("--dataset", help="Data set whose split is meant.")
 @click.option("--protocol", default="val-tuned", show_default=True, help="val-tuned or strict.")
+@click.option("--prompts", default="bi-rads", show_default=True, help="Prompt sets, by name or file, with commas.")
+@click.option("--rank", metavar="none|val", help="Choose a zero-shot ensemble of prompts on validation images.")
+@click.option("--layer", default="pooled", show_default=True, metavar="pooled|unprojected", help="Which vectors.")
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the method.")
 @recipe_option
 @weights_option
@@ -35,17 +38,20 @@ def _numbers(text: str) -> list[int]:
 @store_option
 @quiet_option
 def evaluate(
-    methods, models, shots, seeds, split, dataset, protocol, parameters, recipe, weights, precision, dry_run,
-    path, quiet,
+    methods, models, shots, seeds, split, dataset, protocol, prompts, rank, layer, parameters, recipe, weights,
+    precision, dry_run, path, quiet,
 ) -> None:  # fmt: skip
-    """Run a grid of shots, seeds, methods and models on stored vectors; all on the same support sets."""
+    """Run a grid of shots, seeds, methods and models on stored vectors; all on the same support sets.
+
+    The method zero-shot has none: it makes one run for each model and prompt set, whatever --shots and --seeds say.
+    """
     from busistore.jobs import evaluate as jobs
     from busistore.store import Store
 
     report = jobs.evaluate(
         Store.open(path), names(methods), names(models), _numbers(shots), range(seeds), split=split, dataset=dataset,
-        recipe=recipe, protocol=protocol, parameters=pairs(parameters), weights=weights, precision=precision,
-        dry_run=dry_run, track=tracker(quiet),
+        prompts=names(prompts), rank=rank, recipe=recipe, protocol=protocol, parameters=pairs(parameters),
+        weights=weights, precision=precision, layer=layer, dry_run=dry_run, track=tracker(quiet),
     )  # fmt: skip
     finish(report, quiet)
 

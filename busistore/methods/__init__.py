@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from busistore.methods.base import PROTOCOLS, Labelled, Method, Outcome, n_groups, with_parameters
+from busistore.methods.base import (
+    PROTOCOLS,
+    Labelled,
+    Method,
+    Outcome,
+    TextPrompts,
+    check_protocol,
+    n_groups,
+    needs_support,
+    needs_text,
+    with_parameters,
+)
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe
 from busistore.methods.prototype import Prototype
+from busistore.methods.zero_shot import TextReadout, ZeroShot
 
-METHODS = {m.name: m for m in (LinearProbe, KNearest, Prototype)}
+METHODS = {m.name: m for m in (ZeroShot, LinearProbe, KNearest, Prototype, TextReadout)}
 
-__all__ = ["METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "n_groups", "with_parameters"]
+__all__ = [
+    "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",
+    "check_protocol", "n_groups", "needs_support", "needs_text", "with_parameters",
+]  # fmt: skip

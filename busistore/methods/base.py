@@ -32,6 +32,18 @@ class Labelled(NamedTuple):
     groups: np.ndarray | None = None
 
 
+class TextPrompts(NamedTuple):
+    """Prompts as a text tower gave them: vectors (P, D) float32, labels (P,) int numbers of the classes they describe.
+
+    ids: the name of each prompt. logit_scale: what the model multiplies a cosine by, above 0.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    ids: list[str]
+    logit_scale: float
+
+
 def n_groups(images: Labelled) -> int:
     """How many near-duplicate groups the images are of: what they are worth as independent examples, at most.
 
@@ -60,7 +72,9 @@ class Outcome:
 class Method(Protocol):
     """A frozen dataclass whose fields are the hyper-parameters.
 
-    `code` counts changes of the method's file that move a prediction: it is part of a run's key.
+    `code` counts changes of the method's file that move a prediction: it is part of a run's key. Two more class
+    variables may be declared: `needs_text` True where `fit_predict` takes `text: TextPrompts` as a keyword too, and
+    `needs_support` False where it is given None for a support set.
     """
 
     name: ClassVar[str]
@@ -80,6 +94,30 @@ class Method(Protocol):
             UnknownName: a protocol that the method does not know.
         """
         ...
+
+
+def needs_text(method: Method | type) -> bool:
+    """Whether the method reads prompts; one that says nothing of it does not."""
+    return getattr(method, "needs_text", False)
+
+
+def needs_support(method: Method | type) -> bool:
+    """Whether the method learns from a support set; one that says nothing of it does."""
+    return getattr(method, "needs_support", True)
+
+
+def check_protocol(method: Method, protocol: str) -> None:
+    """Refuse a protocol that the method does not have, or that forbids what its parameters ask for.
+
+    Raises:
+        UnknownName: the method has no such protocol.
+        BusistoreError: the parameters choose on validation images, which "strict" does not let it see.
+    """
+    if protocol not in method.protocols:
+        raise UnknownName(f"protocol of '{method.name}'", protocol, method.protocols)
+    if protocol == "strict" and getattr(method, "looks_at_val", False):
+        asked = f"{method.name} with these parameters chooses on validation images, which protocol 'strict' forbids"
+        raise BusistoreError(f"{asked}; leave them out, or use --protocol val-tuned")
 
 
 class Inputs(NamedTuple):

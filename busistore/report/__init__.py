@@ -35,6 +35,7 @@ def build(
         StoreError: a table cannot be read, or a stored picture is damaged.
         BusistoreError: `out` cannot be written.
     """
+    from busistore.report import arms as comparisons
     from busistore.report import data, results, words
     from busistore.report.sources import Sources
 
@@ -44,7 +45,7 @@ def build(
         chosen = data.choose(sources)
         sections = data.sections(sources, chosen)
         say("intervals")
-        arms = results.arms(sources)
+        arms = comparisons.arms(sources)
         say("figures")
         sections += results.sections(sources, arms)
         table1 = {c["dataset"]: sources.asked["table-1" + data.suffix(k)] for k, c in enumerate(chosen)}

@@ -30,11 +30,14 @@ INTERVALS = {
 
 @dataclass(frozen=True)
 class Point:
-    """Mean of a metric over the seeds of one setting at one number of shots; `low`, `high` None where unknown."""
+    """Mean of a metric over the seeds of one setting at one number of shots; `low`, `high` None where unknown.
+
+    `shots` is None where there is no such number.
+    """
 
     setting: tuple
     metric: str
-    shots: int
+    shots: int | None
     mean: float
     low: float | None
     high: float | None
@@ -99,19 +102,25 @@ def chance(images: Mapping[str, float], metric: str) -> float | None:
     return sum(2 * guess * n / (n + guess * total) for n in images.values()) / len(images)
 
 
-def panels(found: list[Point], names: dict[tuple, Setting], chances: dict[str, float | None]) -> list[Panel]:
-    """One panel for each metric and encoder; one line for each method, the same colour in all panels."""
+def panels(
+    found: list[Point], names: dict[tuple, Setting], chances: dict[str, float | None], levels: Sequence[Point] = ()
+) -> list[Panel]:
+    """One panel for each metric and encoder; one line for each method, the same colour in all panels.
+
+    `levels` are drawn level across the panel of their encoder, where it has one.
+    """
     methods = sorted({n.how for n in names.values()})
     wheres = list(dict.fromkeys(n.where for n in names.values()))
     made = []
     for metric in METRICS:
-        here = [p for p in found if p.metric == metric]
-        limits = _limits(here, chances.get(metric))
+        here, across = ([p for p in some if p.metric == metric] for some in (found, levels))
+        limits = _limits([*here, *across], chances.get(metric))
         for where in wheres:
             lines = {m: [p for p in here if names[p.setting] == (where, m)] for m in methods}
             lines = {m: sorted(ps, key=lambda p: p.shots) for m, ps in lines.items() if ps}
+            level = {names[p.setting].how: p for p in across if names[p.setting].where == where}
             if lines:
-                made.append(_panel(metric, where, lines, methods, limits, chances.get(metric)))
+                made.append(_panel(metric, where, lines, level, methods, limits, chances.get(metric)))
     return made
 
 
@@ -122,13 +131,19 @@ def _limits(found: list[Point], low: float | None) -> tuple[float, float]:
     return max(-0.02, min(values) - 0.04), min(1.02, max(values) + 0.04)
 
 
-def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list[str], limits, guess) -> Panel:
+def _panel(
+    metric: str, where: str, lines: dict[str, list[Point]], level: dict[str, Point], methods: list[str], limits, guess
+) -> Panel:
     with drawing(340, 270) as (figure, axes):
         ends = []
         for method, line in lines.items():
             colour, marker, dashes = look(methods.index(method))
             _draw_line(axes, line, colour, marker, dashes)
             ends.append((line[-1].mean, method, colour))
+        for method, point in level.items():
+            colour = look(methods.index(method))[0]
+            axes.axhline(point.mean, color=colour, linewidth=1.4, linestyle=(0, (1, 2)))
+            ends.append((point.mean, method, colour))
         shots = sorted({p.shots for line in lines.values() for p in line})
         last = _place(shots[-1])
         axes.set_xticks([_place(s) for s in shots], [str(s) for s in shots])
@@ -141,7 +156,7 @@ def _panel(metric: str, where: str, lines: dict[str, list[Point]], methods: list
             axes.axhline(guess, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate("uniform guess", (1, guess), (-2, 3), ("axes fraction", "data"), "offset points",
                           ha="right", fontsize=9.5, color=MUTED)  # fmt: skip
-        return panel(figure, _alt(metric, where, lines, guess))
+        return panel(figure, _alt(metric, where, lines, level, guess))
 
 
 def _draw_line(axes, line: list[Point], colour: str, marker: str, dashes: Any) -> None:
@@ -196,10 +211,11 @@ def spread(wanted: list[float], gap: float, highest: float = np.inf) -> list[flo
     return [place for _, place in sorted(zip(order, places))]
 
 
-def _alt(metric: str, where: str, lines: dict[str, list[Point]], guess: float | None) -> str:
+def _alt(metric: str, where: str, lines: dict[str, list[Point]], level: dict[str, Point], guess: float | None) -> str:
     said = "; ".join(
         f"{method} from {decimal(line[0].mean)} at {line[0].shots} to {decimal(line[-1].mean)} at {line[-1].shots}"
         for method, line in lines.items()
     )
+    said += "".join(f"; {method} {decimal(p.mean)} without a support set" for method, p in level.items())
     against = f" A uniform guess reaches {decimal(guess)}." if guess is not None else ""
     return f"{METRICS[metric]} of {where} by labelled images per class: {said}.{against}"

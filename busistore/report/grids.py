@@ -17,7 +17,7 @@ class Grid:
     """The settings of one comparison with the numbers of shots, seeds and support sets of their runs.
 
     `shots` is the largest number of shots at which every setting has runs of the same seeds; None where there is none,
-    and then nothing may be ranked.
+    and then nothing may be ranked. It is 0 where no setting has a support set, and all are compared without one.
     """
 
     covered: Coverage
@@ -43,6 +43,10 @@ class Grid:
         """The number of shots at which a setting is shown: the compared one, or else its own largest."""
         return max(self.covered[setting]) if self.shots is None else self.shots
 
+    def has(self, setting: tuple, shots: int | None) -> bool:
+        """Whether that setting's runs at that number of shots are among those compared."""
+        return shots in self.covered.get(setting, {})
+
     def n_runs(self, shots: int | None = None) -> list[int]:
         """Fewest and most runs of a setting, at one number of shots or at any."""
         found = [r["n_runs"] for at in self.covered.values() for s, r in at.items() if shots in (None, s)]
@@ -53,6 +57,8 @@ class Grid:
         if self.shots is None:
             return ("No number of labelled images per class has runs of every setting with the same seeds: each "
                     "setting is shown at its own largest, and they are not ranked.")  # fmt: skip
+        if self.shots == 0:
+            return "No setting learned from an image."
         least = f"{plural(self.shots, 'labelled image')} per class"
         if len(self.covered) == 1:
             return f"The figures show {least} unless they say otherwise."
@@ -71,10 +77,16 @@ class Grid:
 
 
 def grid(rows: Iterable[dict[str, Any]]) -> Grid:
-    """The grid of one comparison, from its rows of `report_grid`."""
+    """The grid of one comparison, from its rows of `report_grid`.
+
+    A setting without a drawn support set (no shots, or 0) stands apart where others have one: shots are no axis for it.
+    """
+    rows = [row for row in rows if row["shots"] is not None]
+    drawn = {key(row) for row in rows if row["shots"] > 0}
     covered: Coverage = {}
     for row in rows:
-        covered.setdefault(key(row), {})[row["shots"]] = row
+        if key(row) in drawn or not drawn:
+            covered.setdefault(key(row), {})[row["shots"]] = row
     everywhere = set.intersection(*(set(at) for at in covered.values())) if covered else set()
     equal = [s for s in everywhere if len(_kinds([at[s] for at in covered.values()], "seeds", "n_runs")) == 1]
     return Grid(covered, max(equal, default=None))

@@ -2,71 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from busistore.report import charts, curves, pictures
-from busistore.report.curves import METRICS, Point, meanings
-from busistore.report.grids import Grid, between, grid
+from busistore.report.arms import Arm, with_interval
+from busistore.report.curves import METRICS, meanings
+from busistore.report.grids import between
 from busistore.report.parts import Figure, Gallery, Picture, Section, Table, cell, count, decimal, duration, plural
-from busistore.report.settings import COLUMNS, Setting, key, name_settings, where
+from busistore.report.settings import COLUMNS, Setting, key, where
 from busistore.report.sources import Source, Sources
 
-MOST_ARMS = 6
-MOST_OUTCOMES = 1_000_000  # predictions that intervals resample; beyond, their CSV alone would be 60 MB
 MOST_PANELS = 12
 MOST_PICTURES = 12
 EVALUATE = "busistore evaluate --method linear-probe --model efficientnet-lite0 --shots 1,2,4,8,16,32 --seeds 10"
-
-
-@dataclass
-class Arm:
-    """Runs that may be compared: one data set, split and protocol. `at` binds a question to it."""
-
-    row: dict[str, Any]
-    at: dict[str, Any]
-    suffix: str
-    grid: Grid
-    names: dict[tuple, Setting] = field(default_factory=dict)
-    board: list[dict[str, Any]] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
-
-    @property
-    def few(self) -> bool:
-        """Whether all its predictions may be read at once."""
-        return self.row["n_runs"] * (self.row["n_test"] or 0) <= MOST_OUTCOMES
-
-    @property
-    def where(self) -> str:
-        """At how many shots its settings are shown, for captions."""
-        return "each setting's largest number of shots" if self.grid.shots is None else plural(self.grid.shots, "shot")
-
-    def interval(self, setting: tuple, metric: str, shots: int) -> Point | None:
-        """The point of the learning curves with its interval, if there is one."""
-        found = (p for p in self.points if (p.setting, p.metric, p.shots) == (setting, metric, shots))
-        return next(found, None)
-
-
-def arms(sources: Sources) -> list[Arm]:
-    """The comparisons that the store holds, the one of most runs first, with their leaderboards and curves."""
-    rows = sources.ask("comparisons", "report_arms").rows()[:MOST_ARMS]
-    covered = sources.ask("grid", "report_grid").rows()
-    found = []
-    for k, row in enumerate(rows):
-        at = {name: row[name] for name in ("dataset", "split_id", "protocol")}
-        own = grid(r for r in covered if all(r[name] == value for name, value in at.items()))
-        arm = Arm(row, at, "" if k == 0 else f"-{k + 1}", own)
-        arm.board = sources.ask("leaderboard" + arm.suffix, "report_leaderboard", **at, shots=own.shots).rows()
-        values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at)
-        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at).frame if arm.few else None
-        arm.names = name_settings(arm.board)
-        if own.shots is None:
-            arm.board.sort(key=lambda r: arm.names[key(r)])
-        arm.points = curves.points(values.frame, outcomes)
-        found.append(arm)
-    return found
 
 
 def sections(sources: Sources, found: list[Arm]) -> list[Section]:
@@ -83,21 +33,33 @@ def sections(sources: Sources, found: list[Arm]) -> list[Section]:
 def _of_arm(sources: Sources, arm: Arm, several: bool) -> Section:
     r = arm.row
     title = f"Results: {r['dataset']}, {r['protocol']}" if several else "Results"
-    words = (f"{count(r['n_runs'])} runs: {plural(r['n_settings'], 'setting')}, {between(*arm.grid.n_runs())} runs of "
-             f"a setting at a number of shots, {count(r['n_test'])} test images of {r['dataset']} (split "
-             f"{r['split_id']}, protocol {r['protocol']}). {arm.grid.words()}")  # fmt: skip
+    each = f"{between(*arm.grid.n_runs())} runs of a setting at a number of shots, " if arm.board else ""
+    words = (f"{count(r['n_runs'])} runs: {plural(r['n_settings'], 'setting')}, {each}{count(r['n_test'])} test images "
+             f"of {r['dataset']} (split {r['split_id']}, protocol {r['protocol']}).")  # fmt: skip
+    words += f" {arm.grid.words()}" if arm.board else ""
+    if arm.apart:
+        n = len(arm.apart)
+        words += f" {plural(n, 'setting')} without a drawn support set {'stands' if n == 1 else 'stand'} apart."
     section = Section("results" + arm.suffix, title, [words])
-    if not arm.points:
+    if not arm.points and not arm.levels:
         section.missing, section.command = "The runs have no metrics yet.", EVALUATE
         return section
-    shots = arm.grid.shots
-    confusion = sources.ask("confusion" + arm.suffix, "confusion", **arm.at, shots=shots)
-    section.items += [_leaderboard(sources, arm), _curves(sources, arm, confusion)]
-    if confusion.frame.height and (shots is not None or arm.few):
-        said = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=shots)
-        section.items += [_confusion(confusion, arm), *_roc(said, arm), _reliability(said, arm)]
+    section.items += [*([_leaderboard(sources, arm)] if arm.board else []), *_apart(sources, arm)]
+    if arm.board:
+        section.items += _figures(sources, arm)
     section.items += _hardest(sources, arm)
     return section
+
+
+def _figures(sources: Sources, arm: Arm) -> list[Figure]:
+    """What is drawn of the settings on the grid; no learning curve where none learns."""
+    shots = arm.grid.shots
+    confusion = sources.ask("confusion" + arm.suffix, "confusion", **arm.at, shots=shots)
+    drawn = [_curves(sources, arm, confusion)] if shots != 0 else []
+    if confusion.frame.height and (shots is not None or arm.few):
+        said = sources.ask("predictions" + arm.suffix, "report_probabilities", **arm.at, shots=shots)
+        drawn += [_confusion(confusion, arm), *_roc(said, arm), _reliability(said, arm)]
+    return drawn
 
 
 def _best(arm: Arm) -> list[tuple[tuple, Setting]]:
@@ -113,11 +75,11 @@ def _leaderboard(sources: Sources, arm: Arm) -> Table:
     for r in arm.board:
         name, point = arm.names[key(r)], arm.interval(key(r), "macro_f1", r["shots"])
         kinds |= {point.interval} if point and point.low is not None else set()
-        scores = [decimal(r[c]) for c in ("balanced_accuracy", "auroc_malignant_vs_benign", "recall_malignant", "ece")]
-        lines.append([name.how, name.where, str(r["shots"]), with_interval(r["macro_f1"], point), *scores,
+        lines.append([name.how, name.where, str(r["shots"]), with_interval(r["macro_f1"], point), *_scores(r),
                       count(r["n_runs"])])  # fmt: skip
     how = " or ".join(sorted(kinds)) or "none known"
-    note = f"Means over support sets; interval: {how}. M: malignant, B: benign. ECE: lower is better."
+    mean = "Means over runs" if arm.grid.shots == 0 else "Means over support sets"
+    note = f"{mean}; interval: {how}. M: malignant, B: benign. ECE: lower is better."
     if arm.grid.shots is None:
         note = "In the order of their names, not ranked: they differ in shots or seeds. " + note
     used = _asked(sources, arm, "leaderboard", "outcomes")
@@ -125,16 +87,40 @@ def _leaderboard(sources: Sources, arm: Arm) -> Table:
     return Table("leaderboard" + arm.suffix, title, head, lines, used, note)
 
 
+def _scores(row: dict[str, Any]) -> list[str]:
+    return [decimal(row[c]) for c in ("balanced_accuracy", "auroc_malignant_vs_benign", "recall_malignant", "ece")]
+
+
+APART = {  # number of shots: what such runs are called, and what is to be known of them
+    0: ("Without a support set", "zero-shot", "Nothing was fitted to an image. Labelled images: those on which prompts "
+        "were chosen, 0 where none was looked at."),
+    None: ("With every training label", "supervised", "Not zero-shot and not few-shot: each learned from the whole "
+           "training part, and is comparable with neither."),
+}  # fmt: skip
+
+
+def _apart(sources: Sources, arm: Arm) -> list[Table]:
+    """The settings beside the grid, those without any label never in one table with those that took all."""
+    head = ["Setting", "Encoder", "Labelled images", "Macro-F1 (95% interval)", "Balanced accuracy", "AUROC M vs B",
+            "Recall, malignant", "ECE"]  # fmt: skip
+    used, tables = _asked(sources, arm, "apart", "outcomes"), []
+    for shots, (title, name, note) in APART.items():
+        own = [r for r in arm.apart if r["shots"] == shots]
+        scored = [with_interval(r["macro_f1"], arm.interval(key(r), "macro_f1", shots)) for r in own]
+        lines = [[*_names(arm, r), count(r["n_labelled"]), f1, *_scores(r)] for r, f1 in zip(own, scored)]
+        if lines:
+            tables.append(Table(name + arm.suffix, title, head, lines, used, note))
+    return tables
+
+
+def _names(arm: Arm, row: dict[str, Any]) -> tuple[str, str]:
+    name = arm.names[key(row)]
+    return name.how, name.where
+
+
 def _asked(sources: Sources, arm: Arm, *names: str) -> list[Source]:
     """Those of the answers that were asked for."""
     return [sources.asked[n + arm.suffix] for n in names if n + arm.suffix in sources.asked]
-
-
-def with_interval(value: float | None, point: Point | None) -> str:
-    """A mean followed by its interval in brackets, where one is known."""
-    if point is None or point.low is None:
-        return decimal(value)
-    return f"{decimal(value)} ({decimal(point.low)}–{decimal(point.high)})"
 
 
 def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
@@ -142,13 +128,16 @@ def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
     of_best = _of_setting(confusion.frame, key(arm.board[0]), arm)
     tested = dict(of_best.group_by("label", maintain_order=True).agg(pl.sum("n_images")).rows())
     chances = {metric: curves.chance(tested, metric) for metric in METRICS}
-    drawn = curves.panels(arm.points, arm.names, chances)
+    levels = [p for p in arm.levels if p.shots == 0]
+    drawn = curves.panels(arm.points, arm.names, chances, levels)
     kinds = {metric: _kinds(arm, metric) for metric in METRICS}
     bands = "; ".join(f"{METRICS[m]}: {' or '.join(k)}" for m, k in kinds.items() if k)
     caption = (f"Lines: means over {between(*arm.grid.n_runs())} support sets at each number of shots, on a doubling "
                f"scale. Bands, and bars at single points: 95% intervals ({bands}). {meanings(*kinds.values())} A point "
                "without either comes from one support set or from too few groups. Level dashed line: a uniform guess "
                "between the classes, with no training.")  # fmt: skip
+    if levels:
+        caption += " Dotted: settings without a support set, which no number of shots moves."
     encoders = len({n.where for n in arm.names.values()})
     name = "learning-curves" + arm.suffix
     return Figure(name, "Learning curves", caption, drawn, used, min(max(encoders, 2), 3), _points(arm))
@@ -171,13 +160,13 @@ def _points(arm: Arm) -> Table:
 
 def _of_setting(frame: pl.DataFrame, setting: tuple, arm: Arm) -> pl.DataFrame:
     own = frame.filter(pl.all_horizontal(pl.col(c) == v for c, v in zip(COLUMNS, setting)))
-    return own.filter(pl.col("shots").fill_null(0) == arm.grid.at(setting))
+    return own.filter(pl.col("shots") == arm.grid.at(setting))
 
 
 def _confusion(source: Source, arm: Arm) -> Figure:
     classes = sorted(set(source.frame["label"]) | set(source.frame["predicted"]))
     drawn = [charts.confusion(_of_setting(source.frame, k, arm), classes, name) for k, name in _best(arm)]
-    caption = (f"Means over support sets at {arm.where}. Each cell: share of the true class (row), and below it "
+    caption = (f"{arm.means}. Each cell: share of the true class (row), and below it "
                f"the mean number of test images.{_some(arm)}")  # fmt: skip
     return Figure(source.name, "Confusion matrices", caption, drawn, [source], 3)
 
@@ -198,8 +187,8 @@ def _roc(source: Source, arm: Arm) -> list[Figure]:
         if lines:
             drawn.append(charts.roc(lines, encoder))
     caption = ("Malignant against benign among test images that are either, by p(malignant) / (p(malignant) + "
-               f"p(benign)). Lines: vertical mean of the support sets' curves at {arm.where}; numbers: mean "
-               f"area.{_some(arm)}")  # fmt: skip
+               f"p(benign)). Lines: vertical mean of the curves; numbers: mean area. {arm.means}."
+               f"{_some(arm)}")  # fmt: skip
     columns = min(max(len(drawn), 2), 3)
     return [Figure("roc" + arm.suffix, "ROC curves", caption, drawn, [source], columns)] if drawn else []
 
@@ -208,7 +197,7 @@ def _reliability(source: Source, arm: Arm) -> Figure:
     errors = {key(r): r["ece"] for r in arm.board}
     drawn = [charts.reliability(_of_setting(source.frame, k, arm), name, errors.get(k)) for k, name in _best(arm)]
     caption = (f"How often the predicted class is right, by its probability, in the {charts.N_BINS} bins of "
-               f"the ECE; predictions of all support sets at {arm.where} pooled, their numbers below. Hollow: fewer "
+               f"the ECE; predictions of all {arm.pooled} pooled, their numbers below. Hollow: fewer "
                f"than {charts.FEW} predictions. On the dashed line, probabilities mean what they say. ECE: mean over "
                "the runs, each with bins of its own, so it may exceed what the pooled points show."
                f"{_some(arm)}")  # fmt: skip

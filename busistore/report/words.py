@@ -6,16 +6,17 @@ import json
 from typing import Any
 
 from busistore import metrics
+from busistore.report.arms import Arm, with_interval
 from busistore.report.curves import meanings
 from busistore.report.data import older_grouping
 from busistore.report.grids import between
 from busistore.report.parts import Section, Table, cell, count, decimal, duration, heading, listed, plural
-from busistore.report.results import Arm, with_interval
 from busistore.report.settings import key
 from busistore.report.sources import Source, Sources
 
 PROTOCOLS = {
-    "val-tuned": "hyper-parameters are chosen by macro-F1 on the whole validation part, which counts as consulted",
+    "val-tuned": "hyper-parameters are chosen on the whole validation part (by macro-F1, prompts by macro AUROC), which "
+    "counts as consulted",
     "strict": "no label outside the support set is looked at",
 }
 
@@ -28,8 +29,10 @@ def summary(chosen: list[dict[str, Any]], table1: dict[str, Source], arms: list[
     images, groups = sum(t["images"] for t in totals), sum(t["groups"] for t in totals)
     grouped = f" in {plural(groups, 'group')} of near-duplicates and single frames" if groups else ""
     held = f"{plural(images, 'ultrasound image')} of {listed(c['dataset'] for c in chosen)}{grouped}"
-    if not arms or not arms[0].board:
+    if not arms:
         return held + "; no run has been made yet."
+    if not arms[0].board:
+        return held + "; no run has a support set of its own yet."
     return f"{held}. {_best(arms[0], len(arms) > 1)}"
 
 
@@ -41,9 +44,12 @@ def _best(arm: Arm, several: bool) -> str:
     top = arm.board[0]
     name, point = arm.names[key(top)], arm.interval(key(top), "macro_f1", top["shots"])
     value = with_interval(top["macro_f1"], point).replace("(", "(95% interval ", 1)
-    among = where + (f"he best of {len(arm.board)} settings" if len(arm.board) > 1 else "he one setting")
-    shots, tested = plural(top["shots"], "labelled image"), plural(top["n_test"], "test image")
     sets = plural(top["n_runs"], "support set") + (", the same for all settings" if arm.grid.same_sets else "")
+    among = where + (f"he best of {len(arm.board)} settings" if len(arm.board) > 1 else "he one setting")
+    tested = plural(top["n_test"], "test image")
+    if top["shots"] == 0:
+        return f"{among} without a support set, {name.how} on {name.where}, reaches a macro-F1 of {value} on {tested}."
+    shots = plural(top["shots"], "labelled image")
     return (f"{among} at {shots} per class, {name.how} on {name.where}, reaches a macro-F1 of {value} on {tested}, "
             f"over {sets}.")  # fmt: skip
 
@@ -53,7 +59,7 @@ def limits(chosen: list[dict[str, Any]], table1: dict[str, Source], arms: list[A
     section = Section("limits", "Limits")
     for choice in chosen:
         section.words += _data_limits(choice["dataset"], table1[choice["dataset"]].rows())
-    for arm in arms[:1]:
+    for arm in [a for a in arms[:1] if a.board]:
         section.words += _run_limits(arm)
     section.words.append("These are retrospective results on still images; they do not show clinical benefit.")
     return section
@@ -83,7 +89,7 @@ def _run_limits(arm: Arm) -> list[str]:
         said.append(f"The leader is the best of {n} settings on the same test images, so its score leans to the "
                     "optimistic side. Intervals are not corrected for the number of settings.")
     fewest = arm.grid.n_runs(arm.grid.shots)[0]
-    if fewest < 5:
+    if fewest < 5 and arm.grid.shots != 0:
         said.append(f"With {plural(fewest, 'support set')} of a setting, the spread over support sets is hardly known.")
     said.append("Runs that are compared share one split; intervals cover at most new support sets and new test images "
                 "of the same source, not other hospitals, devices or splits.")
@@ -121,9 +127,10 @@ def _data_words(sources: Sources, choice: dict[str, Any]) -> list[str]:
 
 def _run_words(rows: list[dict[str, Any]], arms: list[Arm]) -> list[str]:
     said = []
-    if rows:
-        shots = sorted({s for r in rows for s in r["shots"]})
-        fewest, most = min(a.grid.n_runs()[0] for a in arms), max(a.grid.n_runs()[1] for a in arms)
+    shots = sorted({s for r in rows for s in r["shots"] if s})
+    if shots:
+        drawn = [a.grid.n_runs() for a in arms if a.board and a.grid.shots != 0]
+        fewest, most = min((n for n, _ in drawn), default=0), max((n for _, n in drawn), default=0)
         said.append(f"Support sets of {listed(map(str, shots))} images per class were drawn from the training part, "
                     f"{between(fewest, most)} for each setting and number of shots.{_sets_words(arms)}")
     said += [f"Protocol {p}: {PROTOCOLS[p]}." for p in sorted({r["protocol"] for r in rows} & set(PROTOCOLS))]
