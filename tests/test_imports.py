@@ -10,30 +10,37 @@ import pytest
 import busistore
 
 ROOT = Path(busistore.__file__).parents[1]
-FOLDERS = {"busistore": ROOT / "busistore", "busistore.jobs": ROOT / "jobs", "busistore.queries": ROOT / "queries"}
+FOLDERS = {
+    "busistore": ROOT / "busistore", "busistore.jobs": ROOT / "jobs", "busistore.queries": ROOT / "queries",
+    "busistore.prompt_sets": ROOT / "data" / "prompts",
+}  # fmt: skip
 
 OWNERS = {
-    "lancedb": {"store"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
+    "lancedb": {"store", "nearest"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
     "open_clip": {"models"}, "timm": {"models"}, "torch": {"models"}, "sklearn": {"methods"},
+    "transformers": {"models"}, "safetensors": {"models"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
     "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
+    "urllib": {"chat"},  # of the standard library, and here because it reaches the network
 }  # fmt: skip
 
 FOUNDATION = {"schema", "ids", "errors"}
 COMPUTE = {
-    "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "models", "weight_names",
-    "methods", "metrics", "stats",
+    "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "models",
+    "methods", "metrics", "stats", "prompts", "generation", "chat", "captions",
+    "alignment", "sheet",
 }  # fmt: skip
 MAY_IMPORT = {
     **dict.fromkeys(COMPUTE, COMPUTE | FOUNDATION),
     "errors": set(), "ids": set(), "schema": {"ids", "errors"}, "rows": FOUNDATION,
     "faults": {"errors"},
     "files": FOUNDATION | {"faults", "store"},  # it names the Store in an annotation only
-    "store": FOUNDATION | {"rows", "faults", "files"}, "queries": {"errors"}, "readonly": FOUNDATION,
+    "nearest": FOUNDATION | {"faults", "store"},
+    "store": FOUNDATION | {"rows", "faults", "files", "nearest"}, "queries": {"errors"}, "readonly": FOUNDATION,
     "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels"},
-    "jobs": COMPUTE | FOUNDATION | {"store"},
+    "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},
     "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats"},
 }  # fmt: skip
@@ -90,7 +97,10 @@ def test_modules_are_small(module):
 
 
 LISTS = ("models", "methods", "datasets", "recipes", "metrics", "queries", "protocols", "executors")
-LOOK_UPS = [["--help"], ["encode", "--help"], ["list"], *(["list", what] for what in LISTS)]
+LOOK_UPS = [
+    ["--help"], ["encode", "--help"], ["list"], *(["list", what] for what in LISTS), ["prompts", "list"],
+    ["prompts", "show", "plain"],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", LOOK_UPS, ids=" ".join)
