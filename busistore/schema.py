@@ -34,7 +34,8 @@ def _table(name: str, key: str, columns: str, blobs: tuple[str, ...] = ()) -> Ta
 _TYPES = {
     "str": pa.string(), "i32": pa.int32(), "i64": pa.int64(), "u32": pa.uint32(), "f32": pa.float32(),
     "f64": pa.float64(), "bool": pa.bool_(), "file": pa.large_binary(), "time": pa.timestamp("us", tz="UTC"),
-    "i32s": pa.list_(pa.int32()), "f32s": pa.list_(pa.float32()), "f64s": pa.list_(pa.float64()), "strs": pa.list_(pa.string()),
+    "i32s": pa.list_(pa.int32()), "f32s": pa.list_(pa.float32()), "f64s": pa.list_(pa.float64()),
+    "strs": pa.list_(pa.string()),
 }  # fmt: skip
 
 

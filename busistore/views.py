@@ -81,7 +81,8 @@ def _token_tables(store: Store, names: list[str]) -> pa.Table:
     kinds = [pa.string()] * 6 + [pa.int64()]
     rows = []
     for name in names:
-        model_id, recipe_id, layer, dtype = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+)(\.\w+)?", name[len(TOKENS):]).groups()
+        parts = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+)(\.\w+)?", name.removeprefix(TOKENS))
+        model_id, recipe_id, layer, dtype = parts.groups()
         shape = store.dataset(name).schema.metadata[b"shape"].decode()
         model, kind = re.sub(HASH, "", model_id), (dtype or ".float16")[1:]
         rows.append((model, model_id, recipe_id, layer, kind, shape, store.count(name)))

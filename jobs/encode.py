@@ -130,6 +130,12 @@ def encoded_from(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
     return dict(columns(store.read(embeddings_name(model_id, recipe_id), ["image_id", "input_sha256"])))
 
 
+def current_vectors(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
+    """For each image whose vector is of the pixels that it has now, the hash of the picture that was encoded."""
+    now = current_pictures(store, recipe_id)
+    return {i: sha for i, sha in encoded_from(store, model_id, recipe_id).items() if now.get(i) == sha}
+
+
 def _planned(
     store: Store, pictures: dict[str, str], only: set[str] | None, recipe_id: str,
     wanted: Callable[[models.Located], list[Layer]], batch_size: int, shard_rows: int, located: models.Located,

@@ -16,9 +16,8 @@ import numpy as np
 from busistore import metrics, models, splits
 from busistore.errors import BusistoreError
 from busistore.ids import canonical_json, content_id, plain, sha256
-from busistore.jobs.encode import encoded_from, vectors
+from busistore.jobs.encode import current_vectors, vectors
 from busistore.jobs.episodes import Episode, Split
-from busistore.jobs.preprocess import current_pictures
 from busistore.methods import Labelled, Outcome, TextPrompts, needs_support, needs_text
 from busistore.preprocess import recipes
 from busistore.schema import METRICS, PREDICTIONS, RUNS
@@ -201,7 +200,7 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
     """
     recipe_id = recipes.recipe(recipe).recipe_id
     _, ids, values = vectors(store, located.model_id, recipe_id)
-    sound = _sound(store, located.model_id, recipe_id)
+    sound = current_vectors(store, located.model_id, recipe_id)
     used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
     gone = [i for i in used if i not in sound]
     lost = sorted(set(used) - set(store.read("images", ["image_id"])["image_id"].to_pylist()))
@@ -216,12 +215,6 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
     inputs = sha256("\n".join(f"{i} {sound[i]}" for i in used).encode())
     rows = {image_id: k for k, image_id in enumerate(ids)}
     return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, values)
-
-
-def _sound(store: Store, model_id: str, recipe_id: str) -> dict[str, str]:
-    """For each image whose vector is of the pixels that it has now, the hash of the picture that was encoded."""
-    now = current_pictures(store, recipe_id)
-    return {i: sha for i, sha in encoded_from(store, model_id, recipe_id).items() if now.get(i) == sha}
 
 
 @cache

@@ -13,11 +13,10 @@ from busistore import models, pixels, sheet
 from busistore.errors import BadInput, BusistoreError, UnknownName
 from busistore.jobs import columns
 from busistore.jobs.alignment import text_space
-from busistore.jobs.encode import encoded_from
+from busistore.jobs.encode import current_vectors
 from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.group import newest
 from busistore.jobs.models import find
-from busistore.jobs.preprocess import current_pictures
 from busistore.nearest import Hits, ranked
 from busistore.preprocess import recipes
 from busistore.schema import PREPROCESSED, embeddings_name
@@ -133,8 +132,7 @@ def _only_model(store: Store, recipe: recipes.Recipe) -> str:
 
 
 def _space(store: Store, located: models.Located, recipe: recipes.Recipe, only: set[str] | None) -> Space:
-    now = current_pictures(store, recipe.recipe_id)
-    sound = {i for i, sha in encoded_from(store, located.model_id, recipe.recipe_id).items() if now.get(i) == sha}
+    sound = set(current_vectors(store, located.model_id, recipe.recipe_id))
     name = located.spec.name
     if not sound:
         remedy = f"`busistore encode --model {name} --recipe {recipe.name}` does it"

@@ -262,7 +262,8 @@ def unread(name: str):
 
 
 CHANGES = (
-    "hook", "float16", "attended", "bias_k", "stride", "heat", "forward", "mlp norm", "gated attention", "gate", "extra",
+    "hook", "float16", "attended", "bias_k", "stride", "heat", "forward", "mlp norm", "gated attention", "gate",
+    "extra",
 )  # fmt: skip
 
 UNKNOWN = {

@@ -14,6 +14,7 @@ from busistore.models import records
 from busistore.models.spec import Weights
 
 TIMEOUT_S = 10.0
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's client is first imported
 
 
 def revision(weights: Weights) -> str | None:
@@ -61,7 +62,6 @@ def _download(weights: Weights, name: str, quiet: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     (disable_progress_bars if quiet else enable_progress_bars)()
     try:
         return Path(huggingface_hub.hf_hub_download(

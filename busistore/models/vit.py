@@ -140,9 +140,10 @@ class Block(nn.Module):
         return x.add_(self.down(self._bend(self.up(self.norm_2(x).to(self.dtype)))))
 
     def _bend(self, x: Tensor) -> Tensor:
+        """The activation, in place: the widest array of all is costly to allocate twice."""
         if self.gate == "quick":
             return F.silu(x, inplace=True)
-        return F.gelu(x, approximate="tanh" if self.gate == "tanh" else "none")
+        return torch.ops.aten.gelu_(x, approximate="tanh" if self.gate == "tanh" else "none")
 
 
 class Dense(nn.Module):

@@ -15,8 +15,8 @@ from busistore.report.settings import key
 from busistore.report.sources import Source, Sources
 
 PROTOCOLS = {
-    "val-tuned": "hyper-parameters are chosen on the whole validation part (by macro-F1, prompts by macro AUROC), which "
-    "counts as consulted",
+    "val-tuned": "hyper-parameters are chosen on the whole validation part (by macro-F1, prompts by macro AUROC), "
+    "which counts as consulted",
     "strict": "no label outside the support set is looked at",
 }
 
