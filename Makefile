@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/busistore demo $(if $(BUSI),--busi "$(BUSI)" --folder busistore-demo-busi)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

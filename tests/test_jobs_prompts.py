@@ -271,7 +271,8 @@ def test_listing_tells_apart_sets_of_one_name(here, store):
     assert [kept for kept, _ in listed(store)] == ["built in", "built in", "stored", "stored"]
 
 
-def test_show_prints_every_text(here, store):
+def test_show_prints_every_text(here, store, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough for the longest
     add(store, MINE)
     shown = [(row["class"], row["rank"], row["text"]) for row in rows("show", "mine")]
     assert shown == [("a", 0, "a one"), ("a", 1, "a two"), ("b", 0, "b one"), ("b", 1, "b two")]

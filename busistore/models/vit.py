@@ -168,8 +168,8 @@ class Dense(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(N, T, in) to (N, T, out), contiguous.
 
-    On a CPU it is a 1 x 1 convolution: oneDNN's product, where F.linear takes that of the BLAS, 10-20 % slower. The
-    dilation, along an axis of length one, only keeps PyTorch off its slow path for small batches and one thread.
+    On a CPU it is a 1 x 1 convolution, which oneDNN computes: on a Zen 4 processor 10-30 % faster than F.linear, which
+    is MKL's in fp32. The dilation, along an axis of length one, only keeps PyTorch off its slow path for small batches.
     """
     if x.shape[1] == 1 or not x.is_cpu or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
