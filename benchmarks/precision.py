@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from encode_speed import NAME, away, checkpoint
 
-from benchmarks.encode_speed import NAME, away, checkpoint
 from busistore import sql
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.evaluate import evaluate
