@@ -215,7 +215,10 @@ def _key(endpoint: Endpoint, environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _variables(endpoint: Endpoint) -> tuple[str, ...]:
-    return AZURE_KEYS if endpoint.azure else KEYS
+    """Where a key may come from: a vendor's own variable goes to its hosts, and to this machine, alone."""
+    host, (own, vendors) = urlsplit(endpoint.url).hostname or "", AZURE_KEYS if endpoint.azure else KEYS
+    theirs = host.endswith(".azure.com") if endpoint.azure else host == urlsplit(OPENAI).hostname
+    return (own, vendors) if theirs or is_loopback(host) else (own,)
 
 
 def _host_of(url: str) -> str:
@@ -253,7 +256,7 @@ def retry_after_s(text: str) -> float | None:
         return float(text)
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -36,7 +36,8 @@ GROUP BY s.split_id, e.model_id, e.recipe_id HAVING count(*) = any_value(s.n)
     "current_runs": """
 SELECT r.* FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
 QUALIFY row_number() OVER (
-    PARTITION BY r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.recipe_id, r.parameters, r.protocol
+    PARTITION BY r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.recipe_id, r.parameters, r.protocol,
+        json_extract_string(r.details, '$.text_id')
     ORDER BY r.inputs_sha256 IS NOT DISTINCT FROM n.inputs_sha256 DESC, r.finished_at DESC NULLS LAST, r.run_id DESC
 ) = 1
 """,
@@ -82,6 +83,8 @@ def _token_tables(store: Store, names: list[str]) -> pa.Table:
     rows = []
     for name in names:
         parts = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+)(\.\w+)?", name.removeprefix(TOKENS))
+        if parts is None:
+            continue
         model_id, recipe_id, layer, dtype = parts.groups()
         shape = store.dataset(name).schema.metadata[b"shape"].decode()
         model, kind = re.sub(HASH, "", model_id), (dtype or ".float16")[1:]

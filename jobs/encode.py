@@ -1,8 +1,8 @@
 """Encode: every preprocessed picture through a model, exactly once, for every layer that is asked for.
 
 Pictures are read and decoded ahead of the network. A shard is a commit and holds whole batches; after a kill the
-missing pictures are planned again in batches cut at the same places, so that every vector comes out the same to the
-last bit.
+missing pictures are planned again in batches cut at the same places, so that every vector of whole pictures comes out
+the same to the last bit.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 
 from busistore import models
-from busistore.errors import BusistoreError
+from busistore.errors import BusistoreError, MissingWeights
 from busistore.jobs import SHARD_ROWS, Report, Shards, Track, columns, failed_keys, silent
 from busistore.jobs.layers import Layer, layers_of
-from busistore.jobs.models import find, is_settled, model_row
+from busistore.jobs.models import find, model_row, settled
 from busistore.jobs.pictures import Batch, batches, sample
 from busistore.jobs.preprocess import current_pictures, preprocess
 from busistore.jobs.preprocess import job_name as preprocess_job
 from busistore.models.precision import LEAST_COSINE, SAMPLE_COSINE
+from busistore.models.weights import WrongWeights
 from busistore.preprocess import recipes
 from busistore.schema import MODELS, Table, embeddings_name
 from busistore.store import Store, quote
@@ -49,6 +50,7 @@ class Work:
     """
 
     located: models.Located
+    recipe: str
     recipe_id: str
     layers: list[Layer]
     pictures: dict[str, str]
@@ -95,8 +97,11 @@ def encode(
         fetch, quiet: whether weights that are not at hand are downloaded, and without showing progress.
     """
     started = time.monotonic()
-    located = find(store, model, weights, precision, fetch=fetch, device=device, quiet=quiet)
+    found = partial(find, store, model, weights, precision, recipe=recipe, device=device, quiet=quiet)
+    located = _known(found, fetch)
     recipe_id = recipes.recipe(recipe).recipe_id
+    wanted = partial(layers_of, wanted=layers, token_dtype=token_dtype)
+    wanted(located, recipe_id)  # a layer that cannot be is said before any work
     if only_errors:  # what failed on the way here, at either step
         job = job_name(located.model_id, recipe_id)
         failed = failed_keys(store, job) | failed_keys(store, preprocess_job(recipe_id))
@@ -104,9 +109,10 @@ def encode(
     first = preprocess(store, recipe, only=only, dry_run=dry_run, track=track)
     pictures = _pictures(store, recipe_id, planned=dry_run)
     size = batch_size or (GPU_BATCH if device.startswith("cuda") else BATCH)
-    wanted = partial(layers_of, recipe_id=recipe_id, wanted=layers, token_dtype=token_dtype)
-    planned = partial(_planned, store, pictures, only, recipe_id, wanted, size, shard_rows)
+    planned = partial(_planned, store, pictures, only, recipe, wanted, size, shard_rows)
     work, report = planned(located, guarded=precision == "auto")
+    if work.missing and not dry_run and not located.files:  # only now are the weights needed
+        work, report = planned(_fetched(located, found, fetch), guarded=precision == "auto")
     if not dry_run:
         try:
             _run(store, work, report, device, track)
@@ -118,6 +124,27 @@ def encode(
     report.failures |= first.failures
     report.seconds = time.monotonic() - started
     return report
+
+
+def _known(found: Callable[..., models.Located], fetch: bool) -> models.Located:
+    """The model as it is at hand, or as the store remembers it; downloaded where neither is so."""
+    try:
+        return found()
+    except WrongWeights:
+        raise
+    except MissingWeights:
+        return found(fetch=fetch)
+
+
+def _fetched(located: models.Located, found: Callable[..., models.Located], fetch: bool) -> models.Located:
+    """The model with its weights, which must be those that the store knows."""
+    here = found(fetch=fetch)
+    if here.model_id != located.model_id:
+        raise BusistoreError(
+            f"the store was encoded by {located.model_id}, the weights that are found now make {here.model_id}; name "
+            "the former with --weights, or use another store"
+        )
+    return here
 
 
 def job_name(model_id: str, recipe_id: str) -> str:
@@ -137,16 +164,17 @@ def current_vectors(store: Store, model_id: str, recipe_id: str) -> dict[str, st
 
 
 def _planned(
-    store: Store, pictures: dict[str, str], only: set[str] | None, recipe_id: str,
-    wanted: Callable[[models.Located], list[Layer]], batch_size: int, shard_rows: int, located: models.Located,
+    store: Store, pictures: dict[str, str], only: set[str] | None, recipe: str,
+    wanted: Callable[[models.Located, str], list[Layer]], batch_size: int, shard_rows: int, located: models.Located,
     guarded: bool,
 ) -> tuple[Work, Report]:  # fmt: skip
-    layers = wanted(located)
+    recipe_id = recipes.recipe(recipe).recipe_id
+    layers = wanted(located, recipe_id)
     plan = [i for i in sorted(pictures) if only is None or i in only]
     seen = [dict(columns(store.read(layer.name, ["image_id", "input_sha256"]))) for layer in layers]
     missing = [i for i in plan if any(pictures[i] != stored.get(i) for stored in seen)]
     guarded = guarded and located.precision == "bf16"
-    work = Work(located, recipe_id, layers, pictures, seen, missing, batch_size, shard_rows, guarded)
+    work = Work(located, recipe, recipe_id, layers, pictures, seen, missing, batch_size, shard_rows, guarded)
     return work, Report(job_name(located.model_id, recipe_id), len(plan), len(plan) - len(missing))
 
 
@@ -164,7 +192,7 @@ def _run(store: Store, work: Work, report: Report, device: str, track: Track) ->
     if not work.missing:
         return
     encoder = models.load(work.located, device)
-    if work.guarded and not is_settled(store, work.located):
+    if work.guarded and settled(store, work.located, work.recipe) is None:
         _compare(encoder, sample(store, work.recipe_id, work.missing, N_SAMPLE), SAMPLE_COSINE)
     outputs = [layer.output for layer in work.layers]
     shapes = encoder.shapes(outputs)

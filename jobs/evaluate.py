@@ -59,7 +59,7 @@ def evaluate(
     fitted = [_method(name, parameters or {}, rank, protocol) for name in dict.fromkeys(methods)]
     _refuse_misfits(fitted, rank, layer)
     fits = {name: [reading.fitting(m, models.model(name)) for m in fitted] for name in model_names}
-    located = [find(store, name, weights, precision, layer) for name in fits]
+    located = [find(store, name, weights, precision, layer, recipe=recipe) for name in fits]
     recipes.recipe(recipe)
     chosen = load_split(store, split, dataset)
     sets = reading.prompt_sets(store, prompts, chosen) if any(needs_text(m) for m in fitted) else []
@@ -133,7 +133,7 @@ def _run_all(
     store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads, track: Track
 ) -> None:
     drawn = {cell.episode.episode_id: cell.episode for cell in missing.values() if needs_support(cell.method)}
-    # the ledger comes first: a run never names an episode that is not there
+    # the ledger comes first: a run never names a drawn support set that is not there
     store.put(EPISODES, [row for episode in drawn.values() for row in episode_rows(split, episode)])
     with Shards(store, report, (PREDICTIONS, METRICS, RUNS)) as shards, track("evaluate", len(missing)) as advance:
         for run_id, cell in missing.items():

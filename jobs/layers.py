@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from busistore.errors import BusistoreError
+from busistore.jobs.preprocess import current_pictures
 from busistore.models import Located
 from busistore.schema import Table, embeddings_name, embeddings_table, tokens_name, tokens_table
 from busistore.store import Store, quote
@@ -77,16 +78,18 @@ def tokens(store: Store, layer: Layer, image_ids: Sequence[str]) -> np.ndarray:
     """The stored tokens of some images: (N, *shape) in the layer's type, in the order of `image_ids`.
 
     Raises:
-        BusistoreError: an image has none; the command that makes them is named.
+        BusistoreError: an image has none of its present picture; the command that makes them is named.
     """
     ids = list(image_ids)
     where = f"image_id IN ({', '.join(map(quote, ids)) or quote('')})"
-    rows = store.read(layer.name, ["image_id", "vector"], where) if store.has(layer.name) else None
-    place = {image_id: k for k, image_id in enumerate(rows["image_id"].to_pylist())} if rows is not None else {}
+    rows = store.read(layer.name, ["image_id", "input_sha256", "vector"], where) if store.has(layer.name) else None
+    now = current_pictures(store, layer.recipe_id)
+    kept = zip(rows["image_id"].to_pylist(), rows["input_sha256"].to_pylist()) if rows is not None else ()
+    place = {image_id: k for k, (image_id, seen) in enumerate(kept) if now.get(image_id) == seen}
     lost = [i for i in ids if i not in place]
     if lost or rows is None:
         some = f"{len(lost)} images, such as '{lost[0]}'," if lost else "these images"
         raise BusistoreError(f"{some} have no tokens of layer '{layer.output}'; `busistore encode --layers` keeps them")
     flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     shape = tuple(int(n) for n in rows.schema.metadata[b"shape"].split(b","))
-    return flat.reshape(len(place), *shape)[[place[i] for i in ids]]
+    return flat.reshape(rows.num_rows, *shape)[[place[i] for i in ids]]

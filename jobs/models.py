@@ -14,19 +14,22 @@ from busistore.errors import MissingWeights, lookup
 from busistore.ids import canonical_json
 from busistore.models import Located, ModelSpec
 from busistore.models.precision import fastest
-from busistore.schema import MODELS
+from busistore.models.weights import WrongWeights
+from busistore.preprocess import recipes
+from busistore.schema import MODELS, embeddings_name
 from busistore.store import Store, quote
 
 
 def find(
     store: Store, name: str, weights: Path | None = None, precision: str = "auto", output: str = "pooled", *,
-    fetch: bool = False, device: str = "cpu", quiet: bool = True,
+    recipe: str = "pad224", fetch: bool = False, device: str = "cpu", quiet: bool = True,
 ) -> Located:  # fmt: skip
     """The model that `name` means here. Without weight files, what the store remembers is enough to read it.
 
     Args:
         weights: a file or snapshot folder; else where the model's weights are kept.
-        precision: "auto" is what the store holds already, or else the fastest that keeps directions on `device`.
+        precision: "auto" is what most of the recipe's images are encoded in, or those of other recipes where it has
+            none; else the fastest that keeps directions on `device`.
         output: "pooled", or "unprojected".
         fetch: whether missing weights may be downloaded.
 
@@ -40,6 +43,8 @@ def find(
     explicit = "fp32" if precision == "auto" else precision
     try:
         located = models.locate(name, weights, explicit, fetch=fetch, quiet=quiet)
+    except WrongWeights:
+        raise
     except MissingWeights:
         known = {row["weights_sha256"]: row["weights_source"] for row in rows}
         if weights is not None or len(known) != 1:
@@ -48,13 +53,21 @@ def find(
         located = Located(spec, sha256, explicit, origin=origin)
     _check_origin(located, rows)
     if precision == "auto":
-        located = located.at(_settled(located, rows) or fastest(spec, device))
+        located = located.at(settled(store, located, recipe) or fastest(spec, device))
     return located.at(output=output)
 
 
-def is_settled(store: Store, located: Located) -> bool:
-    """Whether the store has begun with these weights, so that "auto" is decided."""
-    return _settled(located, _rows(store, located.spec)) is not None
+def settled(store: Store, located: Located, recipe: str) -> str | None:
+    """The precision of most vectors by these weights: under the recipe, else under any; of two equals the exact one."""
+    counts: dict[str, list[int]] = {}
+    recipe_id = recipes.recipe(recipe).recipe_id
+    for precision in ("fp32", "bf16"):  # counted by table, since a killed run may leave no more than a name
+        prefix = embeddings_name(located.at(precision).model_id, "")
+        tables = [name for name in store.names() if name.startswith(prefix)]
+        here = [name for name in tables if name == prefix + recipe_id]
+        counts[precision] = [sum(map(store.count, here)), sum(map(store.count, tables))]
+    best = max(counts, key=counts.__getitem__)  # the first of equals
+    return best if any(counts[best]) else None
 
 
 def model_row(located: Located, dim: int) -> dict[str, Any]:
@@ -74,12 +87,6 @@ def _rows(store: Store, spec: ModelSpec) -> list[dict[str, Any]]:
     rows = store.read(MODELS.name, where=f"model = {quote(spec.name)}").to_pylist()
     now = (spec.architecture_id, canonical_json(spec.input))
     return [row for row in rows if (row["architecture"], row["input_transform"]) == now]
-
-
-def _settled(located: Located, rows: list[dict[str, Any]]) -> str | None:
-    """The precision stored for these weights; where there are two, the more exact one."""
-    stored = {row["precision"] for row in rows if row["weights_sha256"] == located.sha256}
-    return next((p for p in ("fp32", "bf16") if p in stored), None)
 
 
 def _check_origin(located: Located, rows: list[dict[str, Any]]) -> None:

@@ -111,7 +111,7 @@ def search(
     if k < 1:
         raise BusistoreError(f"k is {k}; ask for at least 1 image")
     made = recipes.recipe(recipe)
-    located = find(store, model or _only_model(store, made), weights, precision)
+    located = find(store, model or _only_model(store, made), weights, precision, recipe=made.name)
     space = _space(store, located, made, only)
     if store.count("images", f"image_id = {quote(query)}"):
         return _by_image(space, query, k)

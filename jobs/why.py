@@ -23,7 +23,7 @@ def why(
     Raises:
         UnknownName: no such image is stored or failed.
     """
-    spec_recipe, located = recipes.recipe(recipe), find(store, model, weights, precision)
+    spec_recipe, located = recipes.recipe(recipe), find(store, model, weights, precision, recipe=recipe)
     failed = dict(columns(store.read("failures", ["job", "reason"], f"key = {quote(image_id)}")))
     images = dict(columns(store.read("images", ["image_id", "pixels_sha256"], f"image_id = {quote(image_id)}")))
     if image_id not in images and not failed:

@@ -366,12 +366,22 @@ def test_what_azure_needs():
 
 
 @pytest.mark.parametrize(
-    ("azure", "words"), [(False, "BUSISTORE_LLM_KEY or OPENAI_API_KEY"), (True, "BUSISTORE_LLM_KEY or AZURE_OPENAI")]
-)
-def test_without_a_key_nobody_is_asked(azure, words):
-    endpoint = Endpoint("writer", "https://llm.invalid/v1", azure, "1")
-    with pytest.raises(BusistoreError, match=f"no key for llm.invalid: set the environment variable {words}"):
+    ("host", "azure", "words"),
+    [("api.openai.com", False, "BUSISTORE_LLM_KEY or OPENAI_API_KEY"),
+     ("me.openai.azure.com", True, "BUSISTORE_LLM_KEY or AZURE_OPENAI_API_KEY")],
+)  # fmt: skip
+def test_without_a_key_nobody_is_asked(host, azure, words):
+    endpoint = Endpoint("writer", f"https://{host}/v1", azure, "1")
+    with pytest.raises(BusistoreError, match=f"no key for {host}: set the environment variable {words}$"):
         generation.generate(Request("mine", endpoint, llm.CLASSES), {})
+
+
+@pytest.mark.parametrize("azure", [False, True])
+def test_a_vendors_key_goes_to_the_vendor_alone(azure):
+    endpoint = Endpoint("writer", "https://llm.invalid/v1", azure, "1")
+    keys = {"OPENAI_API_KEY": KEY, "AZURE_OPENAI_API_KEY": KEY}
+    with pytest.raises(BusistoreError, match=r"no key for llm\.invalid: set the environment variable BUSISTORE_LLM_KEY$"):
+        generation.generate(Request("mine", endpoint, llm.CLASSES), keys)
 
 
 @pytest.mark.parametrize("key", ["a b", "a\nX-Other: y", "clé", "a\x00b"])

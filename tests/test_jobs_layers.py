@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from busistore import models, sql
 from busistore.errors import BusistoreError
@@ -9,12 +10,12 @@ from busistore.jobs import encode as job
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.ingest import ingest
 from busistore.jobs.layers import Layer, layers_of, tokens
-from busistore.jobs.models import find
+from busistore.jobs.models import find, model_row
 from busistore.jobs.pictures import batches, sample
 from busistore.jobs.verify import verify
 from busistore.models import encoder
 from busistore.preprocess import recipes
-from busistore.schema import PREPROCESSED
+from busistore.schema import MODELS, PREPROCESSED
 from tests import tiny
 from tests.fakes import speckle
 from tests.test_jobs_ingest import counts
@@ -110,7 +111,8 @@ def test_states_too_large_for_16_bits_are_refused_and_fit_32(world, weights, mon
     report = encode(world, "clip", weights=weights, precision="fp32", layers=["1"])
     assert counts(report) == (18, 0, 0, 18)
     assert all("--token-dtype float32" in reason for reason in report.failures.values())
-    assert counts(encode(world, "clip", weights=weights, layers=["1"], token_dtype="float32")) == (18, 0, 18, 0)
+    wide = {"precision": "fp32", "layers": ["1"], "token_dtype": "float32"}
+    assert counts(encode(world, "clip", weights=weights, **wide)) == (18, 0, 18, 0)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,41 @@ def test_auto_is_what_the_processor_does_fast_and_the_store_keeps_to_it(world, w
     exact, rounded = (vectors(world, find(world, "clip", weights, p).model_id, RECIPE)[2] for p in ("fp32", "bf16"))
     cosine = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
     assert 1 - 1e-3 < cosine.min() < 1
+
+
+def test_auto_is_settled_by_vectors_and_for_each_recipe(world, weights, monkeypatch):
+    """A killed or partial run in another precision hides nothing that is stored."""
+    able(monkeypatch, True)
+    encode(world, "clip", weights=weights)
+    exact = find(world, "clip", weights, "fp32")
+    world.put(MODELS, [model_row(exact, tiny.DIM)])  # all that a run killed at its beginning leaves
+    encode(world, "clip", weights=weights, precision="fp32", only={"busi/benign-0001"})
+    encode(world, "clip", "stretch224", weights=weights, precision="fp32")
+    assert find(world, "clip", weights).precision == "bf16"
+    assert find(world, "clip", weights, recipe="stretch224").precision == "fp32"
+    assert counts(encode(world, "clip", weights=weights)) == (18, 18, 0, 0)
+    assert counts(encode(world, "clip", "stretch224", weights=weights)) == (18, 18, 0, 0)
+
+
+def test_weights_are_needed_only_where_something_is_missing(world, weights, folder):
+    encode(world, "clip", weights=weights)
+    (weights / "open_clip_model.safetensors").unlink()
+    assert counts(encode(world, "clip")) == (18, 18, 0, 0)
+    Image.fromarray(speckle(99)).save(folder / "benign" / "benign (2).png")
+    ingest(world, "busi", folder, replace=True)
+    with pytest.raises(BusistoreError, match="weights"):
+        encode(world, "clip")
+
+
+def test_tokens_of_another_picture_are_not_given(world, weights, folder):
+    encode(world, "clip", weights=weights, precision="fp32", layers=["grid"])
+    layer = layers_of(find(world, "clip", weights), RECIPE, ["grid"])[0]
+    Image.fromarray(speckle(99)).save(folder / "benign" / "benign (2).png")
+    ingest(world, "busi", folder, replace=True)
+    encode(world, "clip", weights=weights)
+    assert len(tokens(world, layer, ["busi/benign-0001"])) == 1
+    with pytest.raises(BusistoreError, match="'busi/benign-0002', have no tokens"):
+        tokens(world, layer, ["busi/benign-0001", "busi/benign-0002"])
 
 
 def test_auto_is_fp32_without_circuits_for_bf16(world, weights, monkeypatch):

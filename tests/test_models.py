@@ -1,5 +1,6 @@
 """Weights are the published ones or the command stops; the id names everything that moves a vector."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 
 from busistore import models
 from busistore.errors import BusistoreError, MissingWeights, UnknownName
-from busistore.models import checkpoints, hub, loaders, weights
+from busistore.models import checkpoints, hub, loaders, records, weights
 from busistore.models.names import LITE0_BLOCKS, efficientnet_lite0
+from tests import tiny
 from tests.fakes import FAKE_DIM, speckle
 
 torch = pytest.importorskip("torch")
@@ -82,6 +84,68 @@ def test_a_wrong_file_never_becomes_a_network(content, words, tmp_path):
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(MissingWeights, match=words):
         build_lite0(path)
+
+
+@pytest.mark.parametrize("flip", range(40, 400, 9))
+def test_a_damaged_pickle_is_one_line(flip, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(3), "b": torch.zeros(2)}, path, _use_new_zipfile_serialization=flip % 2 == 0)
+    data = bytearray(path.read_bytes())
+    data[flip % len(data)] ^= 0xFF
+    path.write_bytes(data)
+    with contextlib.suppress(MissingWeights):  # a bit of padding may go unseen here; the hash of the file sees it
+        assert all(isinstance(tensor, torch.Tensor) for tensor in checkpoints.read(path).values())
+
+
+def test_names_that_are_not_text_are_refused(tmp_path):
+    torch.save({0: torch.ones(1)}, tmp_path / "weights.pth")
+    with pytest.raises(MissingWeights, match="something else than named tensors"):
+        checkpoints.read(tmp_path / "weights.pth")
+
+
+def test_another_timm_network_is_one_line(tmp_path):
+    torch.save({"layers.3.blocks.0.norm1.weight": torch.ones(1)}, tmp_path / "weights.pth")
+    located = models.Located(models.MODELS["swin-t"], "0" * 64, files={"model.safetensors": tmp_path / "weights.pth"})
+    with pytest.raises(MissingWeights, match="does not fit the network"):
+        loaders.build(located)
+
+
+def test_an_adapter_beside_the_weights_is_not_applied(tmp_path):
+    """transformers would lay it over the network, under the same hash of weights."""
+    import json
+
+    import peft
+    import transformers
+
+    made = tiny.LAYOUTS["transformers CLIP"]()
+    for name, data in made.files().items():
+        (tmp_path / name).write_bytes(data)
+    given = squares(2)
+    files = {name: tmp_path / name for name in made.files()}
+    located = models.Located(made.spec, "0" * 64, files=files)
+    before = models.load(located).encode(given)
+    network = transformers.AutoModel.from_pretrained(tmp_path, local_files_only=True)
+    adapted = peft.get_peft_model(network, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_config.json").exists()
+    assert (models.load(located).encode(given) == before).all()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors"}))
+    with pytest.raises(MissingWeights, match="sets 'transformers_weights'"):
+        models.load(located)
+
+
+def test_a_changed_converted_copy_is_made_again(tmp_path):
+    made = tiny.LAYOUTS["trainer's pt"]()
+    path = tmp_path / made.spec.weights.file
+    path.write_bytes(made.files()[path.name])
+    state = checkpoints.LAYOUTS["unimed"](path, "of-this-test")
+    copy = records.folder() / "converted" / "of-this-test" / "open_clip_model.safetensors"
+    data = bytearray(copy.read_bytes())
+    data[-5] ^= 0x40
+    copy.write_bytes(data)
+    again = checkpoints.LAYOUTS["unimed"](path, "of-this-test")
+    assert all((again[name] == tensor).all() for name, tensor in state.items())
 
 
 class Exploit:

@@ -116,7 +116,7 @@ def _stored_as(store, model, recipe, weights, precision) -> tuple[str, str]:
     from busistore.jobs.models import find
     from busistore.preprocess import recipes
 
-    return find(store, model, weights, precision).model_id, recipes.recipe(recipe).recipe_id
+    return find(store, model, weights, precision, recipe=recipe).model_id, recipes.recipe(recipe).recipe_id
 
 
 @app.command()

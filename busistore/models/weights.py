@@ -12,6 +12,11 @@ from busistore.models.registry import MODELS
 from busistore.models.spec import Located, ModelSpec, Weights
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
+DESCRIPTION = "config.json"  # of a network of transformers: it moves every vector, as weights do
+
+
+class WrongWeights(MissingWeights):
+    """Weights are at hand, but not the ones that are meant."""
 
 
 def model(name: str) -> ModelSpec:
@@ -39,20 +44,22 @@ def locate(
     files = _given(spec, weights) if weights is not None else find(spec.weights, spec, fetch, quiet)
     _check(spec.weights, files, spec, published=weights is None)
     return Located(
-        spec, _identity(spec, files), precision, tokenizer=_own_tokenizer(spec, files), origin=_origin(spec, weights),
-        files=files,
+        spec, _identity(spec, files), precision, origin=_origin(spec, weights), files=files,
+        tokenizer=_own_tokenizer(spec, files) if weights is not None else "",
     )  # fmt: skip
 
 
 def _own_tokenizer(spec: ModelSpec, files: dict[str, Path]) -> str:
-    """The SHA-256 of a tokenizer that lies beside weights of the user's, in place of the published one; else ''."""
+    """A hash of the tokenizer that lies beside weights of the user's, in place of the published one; '' for none."""
     apart = spec.text and spec.text.tokenizer
-    return records.file_sha256(files[apart.file]) if apart and apart.file in files else ""
+    names = (apart.file, *apart.beside) if apart else [n for n in spec.weights.beside if n != DESCRIPTION]
+    found = [records.file_sha256(files[name]) for name in names if name in files]
+    return hashlib.sha256(" ".join(found).encode()).hexdigest() if spec.text and found else ""
 
 
 def _identity(spec: ModelSpec, files: dict[str, Path]) -> str:
     """The weights' SHA-256; with a description beside them, which moves every vector as well, the SHA-256 of both."""
-    described = files.get("config.json")
+    described = files.get(DESCRIPTION)
     own = records.file_sha256(files[spec.weights.file])
     if described is None:
         return own
@@ -89,14 +96,17 @@ def find(weights: Weights, spec: ModelSpec, fetch: bool, quiet: bool = True) -> 
                 files = hub.fetch(weights, quiet)
             except MissingWeights as error:
                 raise missing(spec, weights, str(error)) from None
-    if weights.file not in files:
-        raise missing(spec, weights)
+    needed = {weights.file, *weights.beside} if weights.package else {weights.file, *{DESCRIPTION} & {*weights.beside}}
+    lost = sorted(needed - files.keys(), key=lambda name: name != weights.file)
+    if lost:
+        raise missing(spec, weights, file=lost[0])
     return files
 
 
-def missing(spec: ModelSpec, weights: Weights, reason: str = "") -> MissingWeights:
+def missing(spec: ModelSpec, weights: Weights, reason: str = "", file: str = "") -> MissingWeights:
     """The error that names the model, the file, its size, licence and source, the reason, and the remedy."""
-    what = f"no weights for '{spec.name}': it needs '{weights.file}' ({weights.size_mb:g} MB, "
+    beside = f"'{file}' beside " if file not in ("", weights.file) else ""
+    what = f"no weights for '{spec.name}': it needs {beside}'{weights.file}' ({weights.size_mb:g} MB, "
     return MissingWeights(f"{what}licence {weights.licence}) from {weights.source}; {_remedy(spec, weights, reason)}")
 
 
@@ -126,6 +136,8 @@ def _given(spec: ModelSpec, weights: Path) -> dict[str, Path]:
         raise MissingWeights(f"there is {kind} '{weights}' for '{spec.name}'; {_remedy(spec, spec.weights, '')}")
     wanted = {*spec.weights.beside, *((spec.text.tokenizer.file,) if spec.text and spec.text.tokenizer else ())}
     beside = {name: path for name in wanted if (path := named.parent / name).is_file()}
+    if DESCRIPTION in wanted and DESCRIPTION not in beside:
+        raise MissingWeights(f"'{DESCRIPTION}' is not beside '{named}'; copy it there from {spec.weights.source}")
     return {spec.weights.file: named, **beside}
 
 
@@ -137,11 +149,18 @@ def _check(weights: Weights, files: dict[str, Path], spec: ModelSpec, published:
     digest = records.file_sha256(files[weights.file])
     if weights.sha256 and digest != weights.sha256:
         raise _another(weights, files[weights.file], digest, weights.sha256, "the published file", spec)
+    if weights.beside_sha256 and _together(weights, files) != weights.beside_sha256:
+        raise WrongWeights(f"files beside '{files[weights.file]}' are not those of {weights.source}; install it again")
     if not published or weights.package:
         return
     for name in (weights.file, *weights.beside):
         if name in files:
             _check_as_sent(weights, name, files[name], spec)
+
+
+def _together(weights: Weights, files: dict[str, Path]) -> str:
+    """One hash of all the files beside the weights."""
+    return hashlib.sha256(" ".join(records.file_sha256(files[n]) for n in weights.beside).encode()).hexdigest()
 
 
 def _check_as_sent(weights: Weights, name: str, path: Path, spec: ModelSpec) -> None:
@@ -157,7 +176,7 @@ def _check_as_sent(weights: Weights, name: str, path: Path, spec: ModelSpec) -> 
         records.record("first-use", key, digest)
     elif first != digest:
         known = records.path("first-use", key)
-        raise MissingWeights(
+        raise WrongWeights(
             f"'{name}' of '{spec.name}' is not what it was at first use (sha256 {digest[:12]}, then {first[:12]}): "
             f"changed by {weights.source}, or damaged in '{path.resolve()}'; to trust it now, delete '{known}'"
         )
@@ -172,7 +191,7 @@ def first_use_key(weights: Weights, name: str = "") -> str:
     return f"{weights.repo}@{hub.revision(weights)}/{name or weights.file}"
 
 
-def _another(weights: Weights, path: Path, digest: str, wanted: str, what: str, spec: ModelSpec) -> MissingWeights:
+def _another(weights: Weights, path: Path, digest: str, wanted: str, what: str, spec: ModelSpec) -> WrongWeights:
     remedy = f"delete it and fetch it again: {_remedy(spec, weights, '')}"
     file = f"'{path.resolve()}', '{path.name}' of '{spec.name}',"  # where it lies: what is to be deleted is no link
-    return MissingWeights(f"{file} is not {what} (hash {digest[:12]}, expected {wanted[:12]}); {remedy}")
+    return WrongWeights(f"{file} is not {what} (hash {digest[:12]}, expected {wanted[:12]}); {remedy}")
