@@ -91,8 +91,8 @@ def import_(file, path) -> None:
 def generate(name, classes, n, llm, endpoint, azure, api_version, instruction, timeout, path, quiet) -> None:
     """Have a language model write a set and store it; prints the set id.
 
-    The key is read from the environment variable BUSISTORE_LLM_KEY; for the vendor's own hosts also from OPENAI_API_KEY
-    (AZURE_OPENAI_API_KEY with --azure). It is sent to the endpoint and kept nowhere.
+    The key is read from the environment variable BUSISTORE_LLM_KEY; for the vendor's own hosts also from
+    OPENAI_API_KEY (AZURE_OPENAI_API_KEY with --azure). It is sent to the endpoint and kept nowhere.
     """
     from busistore.chat import OPENAI, Endpoint
     from busistore.generation import INSTRUCTION, Request
