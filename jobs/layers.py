@@ -10,12 +10,11 @@ import numpy as np
 
 from busistore.errors import BusistoreError
 from busistore.jobs.preprocess import current_pictures
-from busistore.models import Located
+from busistore.models import OUTPUTS, Located
 from busistore.schema import Table, embeddings_name, embeddings_table, tokens_name, tokens_table
 from busistore.store import Store, quote
 
 TOKEN_DTYPES = ("float16", "float32")
-VECTORS = ("pooled", "unprojected")  # one vector an image, kept in fp32 in a table of embeddings of its own
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Layer:
 
     @property
     def is_vector(self) -> bool:
-        return self.output in VECTORS
+        return self.output in OUTPUTS
 
     @property
     def name(self) -> str:
@@ -60,14 +59,14 @@ def layers_of(located: Located, recipe_id: str, wanted: Sequence[str], token_dty
     outputs.pop(located.output, None)
     return [
         Layer(name, located.at(output=name).model_id, recipe_id)
-        if name in VECTORS
+        if name in OUTPUTS
         else Layer(name, located.model_id, recipe_id, token_dtype)
         for name in (*outputs, located.output)
     ]
 
 
 def _output(name: str) -> str:
-    if name in (*VECTORS, "grid"):
+    if name in (*OUTPUTS, "grid"):
         return name
     if re.fullmatch(r"h?\d+", name):
         return f"h{int(name.removeprefix('h'))}"

@@ -60,10 +60,10 @@ def find(
 def settled(store: Store, located: Located, recipe: str) -> str | None:
     """The precision of most vectors by these weights: under the recipe, else under any; of two equals the exact one."""
     counts: dict[str, list[int]] = {}
-    recipe_id = recipes.recipe(recipe).recipe_id
+    recipe_id, names = recipes.recipe(recipe).recipe_id, store.names()
     for precision in ("fp32", "bf16"):  # counted by table, since a killed run may leave no more than a name
         prefix = embeddings_name(located.at(precision).model_id, "")
-        tables = [name for name in store.names() if name.startswith(prefix)]
+        tables = [name for name in names if name.startswith(prefix)]
         here = [name for name in tables if name == prefix + recipe_id]
         counts[precision] = [sum(map(store.count, here)), sum(map(store.count, tables))]
     best = max(counts, key=counts.__getitem__)  # the first of equals

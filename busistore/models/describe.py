@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from busistore.models import hub, records
 from busistore.models.spec import ModelSpec, Weights
-from busistore.models.weights import first_use_key, packaged
+from busistore.models.weights import at_hand, first_use_key
 
 
 def described(spec: ModelSpec) -> list[tuple[str, str]]:
@@ -24,12 +24,9 @@ def described(spec: ModelSpec) -> list[tuple[str, str]]:
     return [*lines, ("get it", _remedy(spec))]
 
 
-def sources(spec: ModelSpec) -> Iterator[Weights]:
+def sources(spec: ModelSpec) -> tuple[Weights, ...]:
     """Everything that a model is made of: its weights, and what its text tower needs beyond them."""
-    yield spec.weights
-    for apart in (spec.text.tokenizer, spec.text.weights) if spec.text else ():
-        if apart is not None:
-            yield apart
+    return (spec.weights, *spec.apart)
 
 
 def _text(spec: ModelSpec) -> str:
@@ -44,7 +41,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _files(weights: Weights) -> Iterator[tuple[str, str]]:
-    here = packaged(weights) if weights.package else hub.cached(weights)
+    here = at_hand(weights)
     commit = None if weights.package else hub.revision(weights)
     at = f" at {commit}" if commit else "" if weights.package else ", at the commit found first, which is then held to"
     yield "source", f"{weights.source.partition('@')[0]}{at}"

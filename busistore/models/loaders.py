@@ -16,7 +16,7 @@ from typing import Any
 
 from busistore.errors import MissingWeights
 from busistore.models import checkpoints
-from busistore.models.spec import Located
+from busistore.models.spec import DESCRIPTION, Located
 
 COSINE_SCALE = 100.0  # what CLIP's temperature is clipped at in training; for towers that carry none
 
@@ -113,7 +113,7 @@ def _transformers(located: Located, path: Path) -> Network:
     config = _description(located, path)
     with tempfile.TemporaryDirectory() as folder:  # with nothing else in it: adapters beside weights would be applied
         (Path(folder) / path.name).symlink_to(path.resolve())
-        (Path(folder) / "config.json").symlink_to(config.resolve())
+        (Path(folder) / DESCRIPTION).symlink_to(config.resolve())
         try:
             network, told = transformers.AutoModel.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, dtype="float32", ignore_mismatched_sizes=True,
@@ -139,7 +139,7 @@ _NO_POOLER = {"beit": {"add_pooling_layer": False}}
 
 def _description(located: Located, path: Path) -> Path:
     """The config.json of the network, once it names no other file to read and no other arithmetic."""
-    config = located.files["config.json"]
+    config = located.files[DESCRIPTION]
     if path.name != located.spec.weights.file:
         raise MissingWeights(f"'{path}' must be named '{located.spec.weights.file}', as published")
     try:

@@ -13,6 +13,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+DESCRIPTION = "config.json"  # of a network of transformers: it moves every vector, as weights do
 
 PRECISIONS = {
     "auto": "bf16 where the processor has it and every vector that is checked keeps its direction, else fp32",
@@ -109,6 +110,19 @@ class ModelSpec:
     @property
     def has_text(self) -> bool:
         return self.text is not None
+
+    @property
+    def apart(self) -> tuple[Weights, ...]:
+        """What the text tower needs beyond the model's own weights: a tokenizer, or weights of its own."""
+        return tuple(w for w in (self.text.tokenizer, self.text.weights) if w) if self.text else ()
+
+    @property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """Names of the files that the tokenizer is read from; none where it comes with the loading library."""
+        if self.text is None:
+            return ()
+        own = self.text.tokenizer
+        return (own.file, *own.beside) if own else tuple(n for n in self.weights.beside if n != DESCRIPTION)
 
     @property
     def architecture_id(self) -> str:

@@ -71,10 +71,7 @@ def _tokenizer(located: Located, files: dict[str, Path]) -> Callable[[list[str]]
     """CLIP's byte-pair tokenizer unless the model publishes another, in files of its own."""
     import open_clip
 
-    text = located.spec.text
-    names = (text.tokenizer.file, *text.tokenizer.beside) if text.tokenizer else tuple(
-        n for n in located.spec.weights.beside if n != "config.json"
-    )
+    text, names = located.spec.text, located.spec.tokenizer_files
     if not names:
         return open_clip.SimpleTokenizer(context_length=text.context_length)
     lost = [name for name in names if name not in files]

@@ -9,10 +9,9 @@ from pathlib import Path
 from busistore.errors import BusistoreError, MissingWeights, lookup
 from busistore.models import hub, records
 from busistore.models.registry import MODELS
-from busistore.models.spec import Located, ModelSpec, Weights
+from busistore.models.spec import DESCRIPTION, Located, ModelSpec, Weights
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
-DESCRIPTION = "config.json"  # of a network of transformers: it moves every vector, as weights do
 
 
 class WrongWeights(MissingWeights):
@@ -51,10 +50,8 @@ def locate(
 
 def _own_tokenizer(spec: ModelSpec, files: dict[str, Path]) -> str:
     """A hash of the tokenizer that lies beside weights of the user's, in place of the published one; '' for none."""
-    apart = spec.text and spec.text.tokenizer
-    names = (apart.file, *apart.beside) if apart else [n for n in spec.weights.beside if n != DESCRIPTION]
-    found = [records.file_sha256(files[name]) for name in names if name in files]
-    return hashlib.sha256(" ".join(found).encode()).hexdigest() if spec.text and found else ""
+    found = [records.file_sha256(files[name]) for name in spec.tokenizer_files if name in files]
+    return hashlib.sha256(" ".join(found).encode()).hexdigest() if found else ""
 
 
 def _identity(spec: ModelSpec, files: dict[str, Path]) -> str:
@@ -77,8 +74,8 @@ def _origin(spec: ModelSpec, given: Path | None) -> str:
 def text_files(located: Located, fetch: bool = False) -> dict[str, Path]:
     """The files that a model's text tower needs beyond its weights: its tokenizer's, and its own weights if apart."""
     spec, files = located.spec, dict(located.files)
-    for apart in (spec.text.tokenizer, spec.text.weights) if spec.text else ():
-        if apart and not {apart.file, *apart.beside} <= files.keys():
+    for apart in spec.apart:
+        if not {apart.file, *apart.beside} <= files.keys():
             found = find(apart, spec, fetch)
             _check(apart, found, spec, published=True)
             files |= found
@@ -87,20 +84,22 @@ def text_files(located: Located, fetch: bool = False) -> dict[str, Path]:
 
 def find(weights: Weights, spec: ModelSpec, fetch: bool, quiet: bool = True) -> dict[str, Path]:
     """The files of `weights` by name: from their package, the hub's cache, or, with `fetch`, the hub."""
-    if weights.package:
-        files = packaged(weights)
-    else:
-        files = hub.cached(weights)
-        if fetch and not {weights.file, *weights.beside} <= files.keys():
-            try:
-                files = hub.fetch(weights, quiet)
-            except MissingWeights as error:
-                raise missing(spec, weights, str(error)) from None
+    files = at_hand(weights)
+    if fetch and not weights.package and not {weights.file, *weights.beside} <= files.keys():
+        try:
+            files = hub.fetch(weights, quiet)
+        except MissingWeights as error:
+            raise missing(spec, weights, str(error)) from None
     needed = {weights.file, *weights.beside} if weights.package else {weights.file, *{DESCRIPTION} & {*weights.beside}}
     lost = sorted(needed - files.keys(), key=lambda name: name != weights.file)
     if lost:
         raise missing(spec, weights, file=lost[0])
     return files
+
+
+def at_hand(weights: Weights) -> dict[str, Path]:
+    """Those of the files that are here, by name: in their package, or in the hub's cache."""
+    return packaged(weights) if weights.package else hub.cached(weights)
 
 
 def missing(spec: ModelSpec, weights: Weights, reason: str = "", file: str = "") -> MissingWeights:
