@@ -1,4 +1,4 @@
-"""Splits that cut no group, published splits from CSV, and the draw of support sets.
+"""Splits that cut no group, and published splits from CSV.
 
 Everything here is a pure function of names, labels and a seed. Chance comes from SHA-256 of names, never from a
 random generator or a hash that another platform or library version could change.
@@ -233,67 +233,5 @@ def split_id(name: str, parts: Mapping[str, str], grouping: str = "") -> str:
     return content_id(name, {"parts": dict(parts), "grouping": grouping})
 
 
-def sample_episode(labels: Mapping[str, str], shots: int, seed: int) -> dict[str, tuple[str, ...]]:
-    """The support set of one episode: `shots` images of each class, drawn without replacement.
-
-    A class's draw depends on its image ids, the class name and the seed alone. Draws are nested: for one seed,
-    the support of fewer shots is the beginning of the support of more, so that a learning curve adds images and
-    replaces none.
-
-    Args:
-        labels: image id -> class, of the training part; in any order.
-        shots: images per class, at least 1.
-
-    Returns:
-        class -> image ids in the order drawn; classes sorted.
-
-    Raises:
-        BusistoreError: no images, fewer of a class than `shots`, or `shots` below 1.
-    """
-    return next(sample_episodes(labels, [shots], [seed]))[2]
-
-
-def sample_episodes(
-    labels: Mapping[str, str], shots: Sequence[int], seeds: Iterable[int]
-) -> Iterator[tuple[int, int, dict[str, tuple[str, ...]]]]:
-    """(shots, seed, support) of each episode of a grid, seed by seed; `sample_episode`, with the ids sorted once."""
-    members: dict[str, list[str]] = defaultdict(list)
-    for image_id in sorted(labels):
-        members[labels[image_id]].append(image_id)
-    _check_shots(members, shots)
-    for seed in seeds:
-        drawn = {label: _draw(members[label], max(shots), seed, label) for label in sorted(members)}
-        for n in shots:
-            yield n, seed, {label: tuple(ids[:n]) for label, ids in drawn.items()}
-
-
-def _check_shots(members: Mapping[str, list[str]], shots: Sequence[int]) -> None:
-    if not members:
-        raise BusistoreError("no training images to draw from; check the split's train part")
-    if min(shots) < 1:
-        raise BusistoreError(f"{min(shots)} shots: at least 1 image per class is drawn")
-    label = min(sorted(members), key=lambda label: len(members[label]))
-    if len(members[label]) < max(shots):
-        has = f"{max(shots)} shots, but class '{label}' has {len(members[label])} training images"
-        raise BusistoreError(f"{has}; ask for at most {len(members[label])} shots")
-
-
-def _draw(ids: Sequence[str], n: int, seed: int, label: str) -> list[str]:
-    """The first n of a Fisher-Yates shuffle; 256-bit draws keep the bias of the remainder below 1e-60."""
-    moved: dict[int, int] = {}
-    drawn = []
-    for i in range(n):
-        j = i + int(_hash(f"episode/{seed}/{label}/{i}"), 16) % (len(ids) - i)
-        drawn.append(ids[moved.get(j, j)])
-        moved[j] = moved.get(i, i)
-    return drawn
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def episode_id(split: str, shots: int, seed: int, support: Mapping[str, Sequence[str]]) -> str:
-    """Id of an episode: readable shots and seed, and a hash of the split and the exact support set."""
-    value = {"split_id": split, "shots": shots, "seed": seed, "support": {k: sorted(v) for k, v in support.items()}}
-    return content_id(f"{shots}shot-seed{seed}", value)
