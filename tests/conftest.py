@@ -7,9 +7,11 @@ import signal
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from busistore import sql
+from busistore.methods import Labelled
 from busistore.store import Store
 from tests import fakes
 from tests.filled import filled_store
@@ -60,3 +62,19 @@ def busi_dir() -> Path:
     if not (root / "Dataset_BUSI_with_GT").is_dir():
         pytest.skip("no real BUSI images here; BUSI_DIR names their folder")
     return root / "Dataset_BUSI_with_GT"
+
+
+@pytest.fixture(scope="session")
+def real_vectors(busi_dir) -> Labelled:
+    """Vectors of the pretrained offline encoder for 44 real images of each class."""
+    from busistore import models, pixels
+    from busistore.preprocess import recipes
+
+    recipe, paths, labels = recipes.recipe("pad224"), [], []
+    for number, label in enumerate(("benign", "malignant", "normal")):
+        found = sorted(p for p in (busi_dir / label).glob("*.png") if "_mask" not in p.name)[:44]
+        paths, labels = paths + found, labels + [number] * len(found)
+    squares = np.stack([recipes.apply(recipe, pixels.grey(path.read_bytes())).pixels for path in paths])
+    encoder = models.load(models.locate("efficientnet-lite0"))
+    made = [encoder.encode(squares[k : k + 16]) for k in range(0, len(squares), 16)]
+    return Labelled(np.concatenate(made), np.array(labels))

@@ -8,26 +8,14 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from busistore.errors import BusistoreError, UnknownName
 from busistore.ids import canonical_json
 from busistore.methods import METHODS, PROTOCOLS, Labelled, n_groups, needs_support, needs_text, with_parameters
-from busistore.methods.base import normalise
 from busistore.methods.knn import KNearest
-from busistore.methods.linear_probe import LinearProbe, _folds
+from busistore.methods.linear_probe import LinearProbe
 from busistore.methods.prototype import Prototype
-
-
-def clouds(n_per_class, seed=0, dim=12, n_classes=3, spread=1.5):
-    """Features of differing length around class centres, as an encoder might emit them."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(n_classes, dim))
-    labels = np.repeat(np.arange(n_classes), n_per_class)
-    features = (centres[labels] + spread * rng.normal(size=(len(labels), dim))) * rng.uniform(1, 9, (len(labels), 1))
-    return Labelled(features.astype(np.float32), labels)
-
+from tests.clouds import clouds
 
 SUPPORT, VAL, TEST = clouds(4, 1), clouds(10, 2), clouds(12, 3)
 LEARNERS = [name for name, m in METHODS.items() if needs_support(m) and not needs_text(m)]  # others: test_zero_shot
@@ -131,130 +119,6 @@ def test_what_a_method_cannot_use_is_said_in_one_line(name):
                 fit(val=nothing)
 
 
-def sklearn_probe(support, c, tol=1e-4):
-    from sklearn.linear_model import LogisticRegression
-
-    x = support.features.astype(np.float64)
-    probe = LogisticRegression(C=c, max_iter=5000, class_weight="balanced", tol=tol)
-    return probe.fit(x / np.linalg.norm(x, axis=1, keepdims=True), support.labels)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_probe_is_the_published_protocol_spelt_out(seed):
-    from sklearn.metrics import f1_score
-
-    support, val, test = clouds(1 + seed, seed), clouds(10, 20 + seed), clouds(12, 40 + seed)
-    unit = [x.features / np.linalg.norm(x.features.astype(np.float64), axis=1, keepdims=True) for x in (val, test)]
-    best, expected = -1.0, None
-    for c in (0.01, 0.1, 1, 10, 100):
-        probe = sklearn_probe(support, c)
-        score = f1_score(val.labels, probe.predict(unit[0]), average="macro")
-        if score > best:
-            best, chosen, expected = score, c, probe.predict_proba(unit[1])
-    got = LinearProbe().fit_predict(support, val, test.features, 3, "val-tuned")
-    assert got.chosen == {"C": chosen, "converged": True, "val_macro_f1": pytest.approx(best, abs=1e-12)}
-    assert got.probabilities == pytest.approx(expected, abs=1e-9)
-
-
-def test_probe_at_a_tight_tolerance_meets_the_optimum():
-    """The gradient of the penalised, class-balanced log loss vanishes: C * sum_i w_i (p_i - y_i) x_i + W = 0."""
-    support = clouds(5, 7)
-    support = Labelled(np.delete(support.features, [0, 1], axis=0), np.delete(support.labels, [0, 1]))
-    probe = LinearProbe(tol=1e-12, c_grid=(10.0,))
-    x = normalise(support.features)
-    model = probe._fit(Labelled(x, support.labels), 10.0)
-    weight = (len(x) / (3 * np.bincount(support.labels)))[support.labels]
-    miss = (model.predict_proba(x) - np.eye(3)[support.labels]) * weight[:, None]
-    assert np.abs(10 * miss.T @ x + model.coef_).max() < 1e-5
-    assert np.abs(miss.sum(axis=0)).max() < 1e-6
-
-
-def test_strict_probe_of_one_shot_takes_the_default():
-    got = LinearProbe().fit_predict(clouds(1, 1), None, TEST.features, 3, "strict")
-    assert got.chosen == {"C": 1.0, "converged": True}
-
-
-def test_strict_probe_leaves_each_shot_out_in_turn():
-    """The loop spelt out: with 4 shots, fold i is the i-th image of every class."""
-    from sklearn.metrics import f1_score
-
-    got = LinearProbe().fit_predict(SUPPORT, None, TEST.features, 3, "strict")
-    unit = Labelled(normalise(SUPPORT.features), SUPPORT.labels)
-    scores = {}
-    for c in (0.01, 0.1, 1.0, 10.0, 100.0):
-        called = np.empty(12, int)
-        for i in range(4):
-            out = [i, 4 + i, 8 + i]
-            rest = Labelled(np.delete(unit.features, out, axis=0), np.delete(unit.labels, out))
-            called[out] = sklearn_probe(rest, c).predict(unit.features[out])
-        scores[c] = f1_score(unit.labels, called, average="macro")
-    assert got.chosen["C"] == max(scores, key=scores.get)
-    assert got.chosen["held_out_macro_f1"] == pytest.approx(max(scores.values()), abs=1e-12)
-
-
-def test_folds_keep_every_class_in_what_is_left():
-    support = Labelled(np.eye(10), np.array([2, 0, 0, 1, 2, 1, 0, 2, 0, 0]))
-    assert _folds(support, 3, 8).tolist() == [0, 0, 1, 0, 1, 1, 0, 0, 1, 0]
-    one_group_each = support._replace(groups=np.arange(10)[::-1] * 7)
-    assert _folds(one_group_each, 3, 8).tolist() == _folds(support, 3, 8).tolist()
-
-
-def test_folds_of_groups_by_hand():
-    """Class 0: twins 5, 5, then 1, 8, 9 alone; class 1: 2, 2, then 3, 3; the largest first, to the emptiest fold."""
-    support = Labelled(np.eye(9), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 5, 8, 5, 9, 2, 3, 2, 3]))
-    assert _folds(support, 2, 8).tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 1]
-    assert _folds(support._replace(groups=np.array([1, 5, 8, 5, 9, 2, 2, 2, 2])), 2, 8) is None
-    mixed = support._replace(groups=np.array([4, 5, 8, 5, 9, 4, 3, 2, 3]))  # 4 spans both classes and goes first
-    assert _folds(mixed, 2, 8).tolist() == [0, 1, 2, 1, 0, 0, 1, 2, 1]
-    stuck = Labelled(np.eye(4), np.array([0, 1, 0, 1]), np.array([0, 0, 0, 0]))
-    assert _folds(stuck, 2, 8) is None
-
-
-@st.composite
-def supports(draw):
-    """Labels of two to four classes with groups, some of which may span classes."""
-    n = draw(st.integers(4, 30))
-    labels = draw(st.lists(st.integers(0, draw(st.integers(1, 3))), min_size=n, max_size=n))
-    groups = draw(st.lists(st.integers(0, draw(st.integers(1, 20))), min_size=n, max_size=n))
-    n_classes = len(set(labels))
-    labels = np.unique(labels, return_inverse=True)[1]
-    pure = draw(st.booleans())
-    return Labelled(np.zeros((n, 2)), labels, np.array(groups) + (100 * labels if pure else 0)), n_classes, pure
-
-
-@settings(max_examples=300, deadline=None)
-@given(supports(), st.integers(2, 8))
-def test_folds_part_no_group_and_stay_even(drawn, at_most):
-    support, n_classes, pure = drawn
-    fold = _folds(support, n_classes, at_most)
-    held = [len(set(support.groups[support.labels == c].tolist())) for c in range(n_classes)]
-    if fold is None:
-        assert min(held) < 2 or not pure
-        return
-    assert len(set(fold.tolist())) <= min(at_most, *held)
-    for g in set(support.groups.tolist()):
-        assert len(set(fold[support.groups == g].tolist())) == 1
-    for i in set(fold.tolist()):
-        assert set(support.labels[fold != i].tolist()) == set(range(n_classes))
-    if pure:
-        assert len(set(fold.tolist())) == min(at_most, *held)
-        for c in range(n_classes):
-            sizes = np.bincount(fold[support.labels == c], minlength=fold.max() + 1)
-            largest = max(np.bincount(support.groups[support.labels == c]))
-            assert np.ptp(sizes) <= largest
-
-
-def test_strict_probe_is_fooled_by_twins_unless_it_is_told_their_groups():
-    """Labels are chance and each image is there twice: held out alone it is found again, held out with its twin not."""
-    rng = np.random.default_rng(4)
-    features, labels = rng.normal(size=(24, 60)), np.repeat([0, 1], 12)
-    twins = Labelled(np.repeat(features, 2, axis=0), np.repeat(labels, 2))
-    grouped = twins._replace(groups=np.repeat(np.arange(24), 2))
-    fooled, honest = (LinearProbe().fit_predict(s, None, features, 2, "strict").chosen for s in (twins, grouped))
-    assert fooled["held_out_macro_f1"] == 1
-    assert honest["held_out_macro_f1"] < 0.75
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_groups_number_what_is_independent_and_change_no_fit_by_their_names(name, protocol):
@@ -266,11 +130,6 @@ def test_groups_number_what_is_independent_and_change_no_fit_by_their_names(name
     assert n_groups(SUPPORT._replace(groups=groups)) == 9
     with pytest.raises(ValueError, match=r"12 support images, groups of shape \(3,\)"):
         METHODS[name]().fit_predict(SUPPORT._replace(groups=groups[:3]), VAL, TEST.features, 3, protocol)
-
-
-def test_a_probe_that_stops_early_says_so():
-    got = LinearProbe(max_iter=1, c_grid=(100.0,)).fit_predict(SUPPORT, VAL, TEST.features, 3, "val-tuned")
-    assert got.chosen["converged"] is False
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 12])

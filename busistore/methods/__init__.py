@@ -9,13 +9,14 @@ from busistore.methods.base import (
     Outcome,
     TextPrompts,
     check_protocol,
+    fit_predict_many,
     n_groups,
     needs_support,
     needs_text,
-    with_parameters,
 )
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe
+from busistore.methods.parameters import with_parameters
 from busistore.methods.prototype import Prototype
 from busistore.methods.zero_shot import TextReadout, ZeroShot
 
@@ -23,5 +24,5 @@ METHODS = {m.name: m for m in (ZeroShot, LinearProbe, KNearest, Prototype, TextR
 
 __all__ = [
     "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",
-    "check_protocol", "n_groups", "needs_support", "needs_text", "with_parameters",
+    "check_protocol", "fit_predict_many", "n_groups", "needs_support", "needs_text", "with_parameters",
 ]  # fmt: skip

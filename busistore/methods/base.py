@@ -1,12 +1,8 @@
-"""What every method takes and gives, the protocols, and parameters from text."""
+"""What every method takes and gives, and the protocols."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -136,6 +132,25 @@ class Inputs(NamedTuple):
         return Outcome(probabilities, chosen, self.n_labelled, self.val is not None)
 
 
+class Draws(NamedTuple):
+    """Checked inputs of several support sets at once: rows of `pool`, which holds the images that any of them has."""
+
+    pool: Labelled
+    rows: list[np.ndarray]
+    val: Labelled | None
+    queries: np.ndarray
+
+    def inputs(self, k: int) -> Inputs:
+        """Those of the k-th support set alone."""
+        return Inputs(some(self.pool, self.rows[k]), self.val, self.queries)
+
+
+def some(images: Labelled, rows: np.ndarray) -> Labelled:
+    """The images of those rows."""
+    groups = None if images.groups is None else images.groups[rows]
+    return Labelled(images.features[rows], images.labels[rows], groups)
+
+
 def prepare(
     method: Method,
     support: Labelled,
@@ -149,9 +164,40 @@ def prepare(
 
     A method that chooses nothing (`chooses` False) gets no validation part under any protocol.
     """
+    everything = [np.arange(len(support.labels))]
+    return prepare_draws(method, support, everything, val, queries, n_classes, protocol, chooses).inputs(0)
+
+
+def prepare_draws(
+    method: Method,
+    train: Labelled,
+    draws: Sequence[np.ndarray],
+    val: Labelled | None,
+    queries: np.ndarray,
+    n_classes: int,
+    protocol: str,
+    chooses: bool = True,
+) -> Draws:
+    """`prepare` for support sets that are rows of `train`; images that none of them has are not looked at."""
     if protocol not in method.protocols:
         raise UnknownName(f"protocol of {method.name}", protocol, method.protocols)
-    labels = np.asarray(support.labels, np.int64)
+    labels = np.asarray(train.labels, np.int64)
+    if train.groups is not None and np.shape(train.groups) != labels.shape:
+        raise ValueError(f"{len(labels)} support images, groups of shape {np.shape(train.groups)}")
+    for rows in draws:
+        _check_classes(labels[rows], n_classes)
+    if protocol == "strict" or not chooses:
+        val = None
+    elif val is None or not len(val.labels):
+        raise BusistoreError(f"{method.name} has no validation images to choose on; use --protocol strict")
+    used = np.unique(np.concatenate(draws))
+    pool = some(Labelled(np.asarray(train.features), labels, train.groups), used)
+    pool = pool._replace(features=normalise(pool.features, "support"))
+    ready_val = val and Labelled(normalise(val.features, "validation"), np.asarray(val.labels, np.int64))
+    return Draws(pool, [np.searchsorted(used, rows) for rows in draws], ready_val, normalise(queries, "test"))
+
+
+def _check_classes(labels: np.ndarray, n_classes: int) -> None:
     missing = sorted(set(range(n_classes)) - set(labels.tolist()))
     if n_classes < 2 or missing:
         raise BusistoreError(
@@ -159,15 +205,27 @@ def prepare(
             if missing
             else f"{n_classes} class in the split; a method needs at least two"
         )
-    if protocol == "strict" or not chooses:
-        val = None
-    elif val is None or not len(val.labels):
-        raise BusistoreError(f"{method.name} has no validation images to choose on; use --protocol strict")
-    if support.groups is not None and np.shape(support.groups) != labels.shape:
-        raise ValueError(f"{len(labels)} support images, groups of shape {np.shape(support.groups)}")
-    ready = Labelled(normalise(support.features, "support"), labels, support.groups)
-    ready_val = val and Labelled(normalise(val.features, "validation"), np.asarray(val.labels, np.int64))
-    return Inputs(ready, ready_val, normalise(queries, "test"))
+
+
+def fit_predict_many(
+    method: Method,
+    train: Labelled,
+    draws: Sequence[np.ndarray],
+    val: Labelled | None,
+    queries: np.ndarray,
+    n_classes: int,
+    protocol: str,
+    **text: TextPrompts,
+) -> Iterator[Outcome]:
+    """`Method.fit_predict` of each support set, given as rows of `train`, in order; together where the method can.
+
+    A method may have a function of this name, of the same arguments but the first.
+    """
+    if hasattr(method, "fit_predict_many"):
+        yield from method.fit_predict_many(train, draws, val, queries, n_classes, protocol, **text)
+        return
+    for rows in draws:
+        yield method.fit_predict(some(train, rows), val, queries, n_classes, protocol, **text)
 
 
 def normalise(features: np.ndarray, what: str = "given") -> np.ndarray:
@@ -184,64 +242,15 @@ def normalise(features: np.ndarray, what: str = "given") -> np.ndarray:
     return x / length
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, of logits of any size."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
+
+
 def macro_f1(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:
     """Mean F1 over the classes in the truth or among the predictions, from (N,) class numbers."""
     return float(CONFUSION_METRICS["macro_f1"](confusion(true, predicted, n_classes)))
-
-
-def with_parameters(kind: type, texts: Mapping[str, str]) -> Any:
-    """An instance of the frozen dataclass `kind` with fields read from text: {"max_iter": "100", "c_grid": "0.1,1"}.
-
-    Raises:
-        UnknownName: no such field.
-        BusistoreError: a text that is no value of the field's type, or that the class refuses.
-    """
-    title = getattr(kind, "name", kind.__name__)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, text in texts.items():
-        if name not in fields:
-            raise UnknownName(f"parameter of {title}", name, fields)
-        try:
-            values[name] = _parse(text.strip(), hints[name])
-        except ValueError:
-            wanted = _describe(hints[name])
-            default = _as_text(fields[name].default)
-            raise BusistoreError(f"parameter {name}='{text}' of {title}: {wanted} wanted, such as {default}") from None
-    return kind(**values)
-
-
-def _parse(text: str, hint: Any) -> Any:
-    """`text` as bool, int, float, str, a tuple of one of them, or None where the hint allows it."""
-    if isinstance(hint, types.UnionType):
-        if text.lower() == "none" and type(None) in hint.__args__:
-            return None
-        return _parse(text, next(h for h in hint.__args__ if h is not type(None)))
-    if typing.get_origin(hint) is tuple:
-        return tuple(_parse(part.strip(), hint.__args__[0]) for part in text.split(",") if part.strip())
-    if hint is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise ValueError(text)
-        return words[text.lower()]
-    value = hint(text)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _describe(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_describe(h) for h in hint.__args__)
-    if typing.get_origin(hint) is tuple:
-        return f"{_describe(hint.__args__[0])}, or several between commas,"
-    words = {bool: "true or false", int: "a whole number", float: "a finite number", types.NoneType: "none"}
-    return words.get(hint, hint.__name__)
-
-
-def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def require(condition: bool, method: object, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from busistore.methods.base import Inputs, Labelled, Outcome, normalise, prepare, require
+from busistore.methods.base import Inputs, Labelled, Outcome, normalise, prepare, require, softmax
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Prototype:
         """See base.Method; nothing is chosen, and the labelled images consulted are the support alone."""
         ready = prepare(self, support, val, queries, n_classes, protocol, chooses=False)
         logits = self.scale * ready.queries @ _means(ready, n_classes).T
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return ready.outcome(odds / odds.sum(axis=1, keepdims=True), {})
+        return ready.outcome(softmax(logits), {})
 
 
 def _means(ready: Inputs, n_classes: int) -> np.ndarray:

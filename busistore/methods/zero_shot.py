@@ -11,7 +11,7 @@ import numpy as np
 from busistore import prompts
 from busistore.errors import BusistoreError
 from busistore.methods import prompt_scores
-from busistore.methods.base import Labelled, Outcome, TextPrompts, check_protocol, normalise, require
+from busistore.methods.base import Labelled, Outcome, TextPrompts, check_protocol, normalise, require, softmax
 from busistore.metrics import Metric
 
 RANKS = ("none", "val")
@@ -60,7 +60,7 @@ class ZeroShot:
             directions = prompts.ensemble(text.vectors[among], labels[among], n_classes)
         cosines = normalise(queries, "test") @ directions.T
         chosen = {"prompts": [text.ids[p] for p in taken], "logit_scale": float(text.logit_scale), **found}
-        return Outcome(_softmax(text.logit_scale * cosines), chosen, n_val, self.looks_at_val)
+        return Outcome(softmax(text.logit_scale * cosines), chosen, n_val, self.looks_at_val)
 
     def _choose(self, val: Labelled | None, text: TextPrompts, n_classes: int) -> tuple[list[int], dict[str, Any], int]:
         """The prompts that count, what is to be told of their choice, and how many labels it took."""
@@ -87,8 +87,3 @@ class TextReadout(ZeroShot):
     """
 
     name: ClassVar[str] = "text-readout"
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)

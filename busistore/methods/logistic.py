@@ -1,0 +1,209 @@
+"""Multinomial logistic regression of many small problems at once, to the optimum.
+
+The optimum is the one that scikit-learn's LogisticRegression defines: cross-entropy weighted by image, an L2 penalty
+1 / (2 C) on the weights and none on the intercept. Support sets have fewer images n than features D, and the weights
+of the optimum lie in the span of the images (representer theorem), so each problem is solved in at most n coordinates.
+Problems of one size are solved together by Newton's method, in float64, along C from small to large.
+
+Classes enter by a basis of K - 1 contrasts: probabilities do not change when all classes' scores are shifted, and the
+penalty makes the shift 0. Nor do they when the features are shifted, since the intercept is free: each problem is
+centred, which keeps its coordinates well scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from busistore.methods.base import softmax
+
+TOLERANCE = 1e-8  # largest component of the gradient as a share of the penalty: no farther off is any weight
+FLOOR = 1e-12  # of the gradient of the weighted mean cross-entropy plus penalty: its own rounding
+MOST_STEPS = 100
+MOST_HALVINGS = 40
+_DECREASE = 1e-4  # share of the promised decrease that a step must reach (Armijo)
+_ROUNDING = 1e-14  # relative to the objective: what its own rounding may hide
+
+
+class Fits(NamedTuple):
+    """The optima of E problems at L penalties.
+
+    weights: (E, L, D, K) and intercepts: (E, L, K), each summing to 0 over the classes.
+    converged: (E, L) bool, whether the gradient is within TOLERANCE times the penalty, or FLOOR.
+    """
+
+    weights: np.ndarray
+    intercepts: np.ndarray
+    converged: np.ndarray
+
+
+def fit(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes: int, c_grid: Sequence[float]) -> Fits:
+    """The optimum of each of E problems at each C, in the order of `c_grid`.
+
+    Args:
+        features: (E, n, D) float64. labels: (E, n) class numbers. weights: (E, n), 0 for images left out; every class
+            has an image that is not.
+    """
+    centre = features.mean(axis=1, keepdims=True)
+    centred = features - centre
+    coordinates, back = _coordinates(centred)
+    batch = _batch(coordinates, labels, weights, n_classes)
+    shape = (len(labels), len(c_grid))
+    found, moved = np.zeros((2, shape[0], batch.x.shape[2], n_classes - 1))
+    converged = np.empty(shape, bool)
+    slopes, intercepts = np.empty((*shape, features.shape[2], n_classes)), np.empty((*shape, n_classes))
+    for at in np.argsort(c_grid, kind="stable"):  # from strong penalties to weak ones
+        vectors = 2 if n_classes == 2 else 1  # of two classes scikit-learn penalises one vector of weights, not two
+        penalty = vectors / (c_grid[at] * weights.sum(axis=1))
+        start = _nearer(batch, found, found + moved, penalty)
+        optima, converged[:, at] = _newton(batch, start, penalty)
+        found, moved = optima, optima - found
+        slopes[:, at] = back(found[:, :-1] @ batch.basis.T)
+        intercepts[:, at] = found[:, -1] @ batch.basis.T - (centre @ slopes[:, at])[:, 0]
+    return Fits(slopes, intercepts, converged)
+
+
+def _coordinates(centred: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """(E, n, min(n, D)) with the same products between images as (E, n, D), and the way back to features for weights.
+
+    They come from the eigenvectors of the Gram matrix. A direction of which it holds rounding alone gets no
+    coordinate: the optimum gives it a part in the scores of C times that rounding at most.
+    """
+    n, d = centred.shape[1:]
+    if n > d:
+        return centred, lambda weights: weights
+    values, vectors = np.linalg.eigh(centred @ np.swapaxes(centred, 1, 2))
+    least = n * np.finfo(np.float64).eps * values[:, -1:]
+    lengths = np.sqrt(np.where(values > least, values, 0))[:, None]
+    inverse = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return vectors * lengths, lambda weights: np.swapaxes(centred, 1, 2) @ (inverse @ weights)
+
+
+def contrasts(n_classes: int) -> np.ndarray:
+    """(K, K - 1) orthonormal columns that sum to 0 (Helmert)."""
+    columns = np.triu(np.ones((n_classes, n_classes)), 1)[:, 1:]
+    columns[np.arange(1, n_classes), np.arange(n_classes - 1)] = -np.arange(1, n_classes)
+    return columns / np.linalg.norm(columns, axis=0)
+
+
+def balanced(labels: np.ndarray, kept: np.ndarray, n_classes: int) -> np.ndarray:
+    """(E, n) weights that make all classes count alike, as class_weight="balanced"; 0 for images that are not kept.
+
+    Args:
+        labels: (E, n) class numbers. kept: (E, n) bool, with every class among those kept.
+    """
+    member = (labels[..., None] == np.arange(n_classes)) & kept[..., None]
+    counts = member.sum(axis=1, keepdims=True)
+    return (member * (counts.sum(axis=-1, keepdims=True) / (n_classes * counts))).sum(axis=-1)
+
+
+class _Batch(NamedTuple):
+    """x: (E, n, R + 1) coordinates and a 1. target: (E, n, K). shares: (E, n, 1), sum 1. basis: (K, K - 1)."""
+
+    x: np.ndarray
+    target: np.ndarray
+    shares: np.ndarray
+    basis: np.ndarray
+
+    def some(self, which: np.ndarray) -> _Batch:
+        return _Batch(self.x[which], self.target[which], self.shares[which], self.basis)
+
+
+def _batch(coordinates: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes: int) -> _Batch:
+    x = np.concatenate([coordinates, np.ones((*labels.shape, 1))], axis=2)
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    return _Batch(x, np.eye(n_classes)[labels], shares[..., None], contrasts(n_classes))
+
+
+def _nearer(batch: _Batch, last: np.ndarray, beyond: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    """Where to begin: at the last optimum, or as far beyond as it was from the one before, whichever is lower.
+
+    Where classes can be separated, weights grow like log C, and steps of a grid are equal on that scale.
+    """
+    lower = _objective(batch, beyond, penalty) < _objective(batch, last, penalty)
+    return np.where(lower[:, None, None], beyond, last)
+
+
+def _newton(batch: _Batch, start: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(E, R + 1, K - 1) optima, and (E,) bool whether each is one; problems that are done take no further step."""
+    where, left = start.copy(), np.arange(len(start))
+    for _ in range(MOST_STEPS):
+        some, here, weak = batch.some(left), where[left], penalty[left]
+        gradient = _gradient(some, here, weak)
+        going = np.abs(gradient).max(axis=(1, 2)) > np.maximum(TOLERANCE * weak, FLOOR)
+        if not going.any():
+            left = left[:0]
+            break
+        left, some, here, weak, gradient = left[going], some.some(going), here[going], weak[going], gradient[going]
+        where[left] = _step(some, here, weak, gradient)
+    converged = np.ones(len(start), bool)
+    converged[left] = False
+    return where, converged
+
+
+def _step(batch: _Batch, here: np.ndarray, penalty: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Newton's step, halved for each problem until its objective goes down enough."""
+    direction = _direction(_hessian(batch, here, penalty), gradient)
+    now, slope = _objective(batch, here, penalty), (gradient * direction).sum(axis=(1, 2))
+    length = np.ones(len(here))
+    for _ in range(MOST_HALVINGS):
+        there = here + length[:, None, None] * direction
+        bound = now + _DECREASE * length * slope + _ROUNDING * np.abs(now)
+        short = ~(_objective(batch, there, penalty) <= bound)  # NaN is no decrease
+        if not short.any():
+            break
+        length[short] /= 2
+    return there
+
+
+def _direction(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Newton's direction of each problem, by the solver that lets other threads run meanwhile."""
+    flat = -np.swapaxes(gradient, 1, 2).reshape(len(gradient), -1, 1)
+    try:
+        solved = np.linalg.solve(hessian, flat)
+    except np.linalg.LinAlgError:  # one is singular in float64; a little more curvature still leads down
+        size = np.trace(hessian, axis1=1, axis2=2)[:, None, None] / hessian.shape[1]
+        solved = np.linalg.solve(hessian + 1e-10 * size * np.eye(hessian.shape[1]), flat)
+    return np.swapaxes(solved.reshape(len(gradient), gradient.shape[2], -1), 1, 2)
+
+
+def _scores(batch: _Batch, where: np.ndarray) -> np.ndarray:
+    return batch.x @ where @ batch.basis.T
+
+
+def _residuals(batch: _Batch, where: np.ndarray) -> np.ndarray:
+    """(E, n, K - 1) slopes error of each image's probabilities, as contrasts."""
+    return batch.shares * ((softmax(_scores(batch, where)) - batch.target) @ batch.basis)
+
+
+def _objective(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    scores = _scores(batch, where)
+    scores -= scores.max(axis=-1, keepdims=True)
+    loss = np.log(np.exp(scores).sum(axis=-1)) - (scores * batch.target).sum(axis=-1)
+    return (loss * batch.shares[..., 0]).sum(axis=1) + penalty / 2 * np.square(where[:, :-1]).sum(axis=(1, 2))
+
+
+def _gradient(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    gradient = np.swapaxes(batch.x, 1, 2) @ _residuals(batch, where)
+    gradient[:, :-1] += penalty[:, None, None] * where[:, :-1]
+    return gradient
+
+
+def _hessian(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    """(E, (K - 1)(R + 1), same), contrast by contrast: sum over images of x x' times the contrasts' covariance."""
+    p, basis = softmax(_scores(batch, where)), batch.basis
+    e, n, r = batch.x.shape
+    k = basis.shape[1]
+    first, second = np.triu_indices(k)
+    mean = p @ basis
+    curvature = batch.shares * (p @ (basis[:, first] * basis[:, second]) - mean[..., first] * mean[..., second])
+    weighted = curvature[..., None] * batch.x[:, :, None]
+    blocks = (np.swapaxes(batch.x, 1, 2) @ weighted.reshape(e, n, -1)).reshape(e, r, len(first), r)
+    hessian = np.empty((e, k, r, k, r))
+    hessian[:, first, :, second] = hessian[:, second, :, first] = np.moveaxis(blocks, 2, 0)
+    hessian = hessian.reshape(e, k * r, k * r)
+    diagonal = np.arange(k * r).reshape(k, r)[:, :-1].ravel()
+    hessian[:, diagonal, diagonal] += penalty[:, None]
+    return hessian
