@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from busistore.errors import StoreError
 from busistore.faults import readable_errors
+from busistore.lookup import keep_index
 
 if TYPE_CHECKING:
     from busistore.store import Store
 
 INDEX_ROWS = 100_000  # from here on a scan takes longer than a person notices
-UNINDEXED = 0.1  # share of the rows that may lie outside the index before it is made anew; they are scanned
 EXCLUDED = 10_000  # ids that a filter of the index may name; a scan is as fast with more
 PROBES, REFINE = 50, 10
 ROWS = 8192  # scanned at a time
@@ -43,8 +42,10 @@ def nearest(store: Store, table: str, vector: np.ndarray, k: int, only: set[str]
     Raises:
         StoreError: the table cannot be read.
     """
+    from lancedb.index import IvfSq
+
     if store.count(table) >= INDEX_ROWS and (outside := _outside(store, table, only)) is not None:
-        _keep_index(store, table)
+        keep_index(store, table, "vector", IvfSq(distance_type="cosine"))
         return _by_index(store, table, vector, k, outside)
     return _by_scan(store, table, vector, k, only)
 
@@ -98,24 +99,6 @@ def _outside(store: Store, table: str, only: set[str] | None) -> set[str] | None
         return set()
     gone = set(store.read(table, ["image_id"])["image_id"].to_pylist()) - only
     return gone if len(gone) <= EXCLUDED else None
-
-
-def _keep_index(store: Store, table: str) -> None:
-    """Make the index if there is none, or too few of the rows are in it; without one the answer only takes longer."""
-    from lancedb.index import IvfSq
-
-    try:
-        with readable_errors(store.path):
-            handle = store.lancedb.open_table(table)
-            found = [i.name for i in handle.list_indices() if i.columns == ["vector"]]
-            stats = handle.index_stats(found[0]) if found else None
-            if stats is None or stats.num_unindexed_rows > UNINDEXED * store.count(table):
-                handle.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
-    except StoreError:  # a disk that is full or may not be written
-        return
-    except RuntimeError as error:
-        if "conflict" not in str(error):  # another process is making it at this moment
-            raise
 
 
 def _by_index(store: Store, table: str, vector: np.ndarray, k: int, outside: set[str]) -> Hits:

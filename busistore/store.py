@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 from busistore.errors import StoreError
 from busistore.faults import read_error, readable_errors
 from busistore.files import Files
+from busistore.lookup import vectors
 from busistore.nearest import Hits, nearest
 from busistore.rows import checked
 from busistore.schema import SCHEMA_VERSION, TABLES, Table
@@ -135,6 +136,10 @@ class Store:
         """(image_id, cosine) of the k nearest stored vectors, best first; see `nearest.nearest`."""
         return nearest(self, table, vector, k, only)
 
+    def vectors(self, table: str, ids: Sequence[str]) -> np.ndarray:
+        """(len(ids), D) float32 in the order of `ids`; a StoreError names an id without a row; see `lookup.vectors`."""
+        return vectors(self, table, ids)
+
     def put(self, table: Table, rows: pa.Table | Iterable[dict[str, Any]], *, replace: bool = False) -> int:
         """Write rows in one commit; returns how many were new or replaced.
 
@@ -152,6 +157,7 @@ class Store:
             return 0
         with readable_errors(self.path):
             merge = self._table(table).merge_insert(list(table.key)).when_not_matched_insert_all()
+            merge = merge.use_index(False)  # through one, two writers may both insert a key
             if replace:
                 merge = merge.when_matched_update_all()
             result = merge.execute(_with_key_marks(table, source))
@@ -159,9 +165,12 @@ class Store:
 
     def _new(self, table: Table, source: pa.Table) -> pa.Table:
         """The rows whose key is not stored: a merge of nothing new would still commit a version."""
-        stored = self.keys(table)
-        keys = zip(*(source[name].to_pylist() for name in table.key))
-        return source.filter(pa.array([key not in stored for key in keys], pa.bool_()))
+        if not self.has(table.name):
+            return source
+        keys = list(table.key)
+        numbered = source.select(keys).append_column("row", pa.array(range(source.num_rows), pa.int64()))
+        new = numbered.join(self.read(table.name, keys), keys, join_type="left anti")
+        return source.take(new["row"].combine_chunks().sort())
 
     def delete(self, table: str, where: str) -> None:
         """Remove the rows that satisfy a Lance filter; nothing happens where there are none."""
@@ -179,7 +188,11 @@ class Store:
     def _table(self, table: Table):
         """Open the table, made first if this is its first row."""
         if self.has(table.name):
-            return self.lancedb.open_table(table.name)
+            handle = self.lancedb.open_table(table.name)
+            later = [f for f in table.schema if f.name not in handle.schema.names]
+            if later:  # columns that this table did not have when the store was begun
+                handle.add_columns(pa.schema(later))
+            return handle
         options = {"new_table_enable_stable_row_ids": "true"}
         return self.lancedb.create_table(
             table.name, schema=_stored_schema(table), exist_ok=True, storage_options=options

@@ -12,6 +12,7 @@ from busistore.store import Store
 SNAPSHOT_ROWS = 20_000  # up to here a table is read once into memory, which DuckDB scans two to three times faster
 HIDDEN = "lance of "  # prefix of the names under which larger tables are registered, below their views
 FILES = ("png",)
+SQL_TYPES = {pa.float64(): "DOUBLE", pa.int32(): "INTEGER", pa.string(): "VARCHAR"}  # of columns added later
 HASH = r"-[0-9a-f]{12}$"
 
 # Views made of others, in the order in which they are made. Several groupings of a data set may be stored, and a run
@@ -43,7 +44,7 @@ QUALIFY row_number() OVER (
 """,
     "results": """
 SELECT r.run_id, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.dataset, r.split_id, r.episode_id, r.shots,
-       r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
+       r.ratio, r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
        m.subject, m.metric, m.class, m.value, m.n_used
 FROM metrics m JOIN current_runs r USING (run_id)
 """,
@@ -109,13 +110,24 @@ def quoted(name: str) -> str:
 
 
 def _view_of(con, store: Store, name: str) -> None:
+    later = _later_columns(store, name)
     if store.count(name) <= SNAPSHOT_ROWS:
-        con.register(name, store.read(name))
+        rows = store.read(name)
+        for field in later:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        con.register(name, rows)
         return
     dataset = store.dataset(name)
     con.register(HIDDEN + name, dataset)
     columns = ", ".join(map(quoted, _without_files(dataset.schema).names))
+    columns += "".join(f", NULL::{SQL_TYPES[field.type]} AS {quoted(field.name)}" for field in later)
     con.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {quoted(HIDDEN + name)}")
+
+
+def _later_columns(store: Store, name: str) -> list[pa.Field]:
+    """Columns that a table did not have when the store was begun."""
+    stored = store.dataset(name).schema.names
+    return [f for f in _without_files(TABLES[name].schema) if f.name not in stored] if name in TABLES else []
 
 
 def _without_files(schema: pa.Schema) -> pa.Schema:

@@ -63,11 +63,12 @@ class Shards:
     """
 
     def __init__(self, store: Store, report: Report, tables: tuple[Table, ...], n_rows: int = SHARD_ROWS):
-        self.store, self.report, self.tables, self.n_rows = store, report, tables, n_rows
+        self.store, self.report, self.n_rows = store, report, n_rows
+        self.table_of = {t.name: t for t in tables}
         self._clear()
 
     def _clear(self) -> None:
-        self.rows: dict[str, list[Any]] = {t.name: [] for t in self.tables}
+        self.rows: dict[str, list[Any]] = {name: [] for name in self.table_of}
         self.done: list[str] = []
         self.refused: dict[str, str] = {}
         self.since = time.monotonic()
@@ -77,6 +78,10 @@ class Shards:
         for table, some in rows.items():
             self.rows[table] += some
         self.done.append(key)
+
+    def batches(self) -> dict[str, Any]:
+        """The rows of the shard by table name, in the order of writing."""
+        return self.rows
 
     def checkpoint(self) -> None:
         """Write the shard if it is due. Called between units of work, so that no unit is ever cut by a commit."""
@@ -91,8 +96,8 @@ class Shards:
 
     def flush(self) -> None:
         """Write the shard. Keys that failed before and are done now leave the failures."""
-        for table in self.tables:
-            self.store.put(table, self.rows[table.name], replace=True)
+        for name, rows in self.batches().items():
+            self.store.put(self.table_of[name], rows, replace=True)
         self.report.written += len(self.done)
         settle(self.store, self.report.job, self.done, self.refused, self.report.source)
         self._clear()

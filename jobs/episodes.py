@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from busistore import splits
+import numpy as np
+import pyarrow as pa
+
+from busistore import sampling, splits
 from busistore.errors import BusistoreError, UnknownName
 from busistore.jobs import columns
+from busistore.schema import EPISODES
 from busistore.store import Store, quote
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One support set: image ids by class, drawn from the training part of a split."""
+    """One support set: image ids by class, drawn from the training part of a split.
+
+    `shots` of each class, or the share `ratio` of each; both are None where the whole training part is meant.
+    """
 
     episode_id: str
-    shots: int
+    shots: int | None
     seed: int
     support: dict[str, tuple[str, ...]]
+    ratio: float | None = None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The images of all classes, sorted."""
+        return sorted(i for ids in self.support.values() for i in ids)
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,21 @@ class Split:
         """Class names in the order of all probabilities."""
         return sorted({self.label_of[i] for part in splits.PARTS for i in self.parts.get(part, [])})
 
+    @cached_property
+    def groups_in(self) -> dict[str, np.ndarray]:
+        """(N,) number of the group of each image, by part; the same number in all parts."""
+        number = {g: k for k, g in enumerate(sorted(set(self.group_of.values())))}
+        return {part: np.array([number[self.group_of[i]] for i in ids], int) for part, ids in self.parts.items()}
 
-def draw_episodes(split: Split, shots: Sequence[int], seeds: Sequence[int]) -> list[Episode]:
-    """The episodes of a grid, each (shots, seed) once, from the training part."""
+
+def draw_episodes(
+    split: Split, shots: Sequence[int], seeds: Sequence[int], ratios: Sequence[float] = ()
+) -> list[Episode]:
+    """The episodes of a grid, each size and seed once, from the training part."""
     labels = {i: split.label_of[i] for i in split.parts.get("train", [])}
     return [
-        Episode(splits.episode_id(split.split_id, k, seed, support), k, seed, support)
-        for k, seed, support in splits.sample_episodes(labels, shots, seeds)
+        Episode(sampling.episode_id(split.split_id, n, seed, support, ratio), n, seed, support, ratio)
+        for n, ratio, seed, support in sampling.sample_episodes(labels, shots, seeds, ratios)
     ]
 
 
@@ -74,12 +94,22 @@ def load_split(store: Store, split_id: str | None, dataset: str | None) -> Split
     return Split(fitting[0], rows[0]["dataset"], parts, label_of, group_of)
 
 
-def episode_rows(split: Split, episode: Episode) -> list[dict[str, Any]]:
-    return [
-        {
-            "episode_id": episode.episode_id, "image_id": image_id, "split_id": split.split_id,
-            "dataset": split.dataset, "shots": episode.shots, "seed": episode.seed, "role": "support", "label": label,
-        }
-        for label, ids in episode.support.items()
-        for image_id in ids
-    ]  # fmt: skip
+def episode_table(split: Split, episodes: Iterable[Episode]) -> pa.Table:
+    """The rows of the ledger that say which images are in each support set."""
+    found = [(e, label, ids) for e in episodes for label, ids in e.support.items()]
+    n = [len(ids) for _, _, ids in found]
+
+    def repeated(values: list, kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(values)), n)))
+
+    strings, total = pa.string(), sum(n)
+    made = {
+        "episode_id": repeated([e.episode_id for e, _, _ in found], strings),
+        "image_id": pa.array([i for _, _, ids in found for i in ids], strings),
+        "split_id": pa.repeat(split.split_id, total), "dataset": pa.repeat(split.dataset, total),
+        "shots": repeated([e.shots for e, _, _ in found], pa.int32()),
+        "ratio": repeated([e.ratio for e, _, _ in found], pa.float64()),
+        "seed": repeated([e.seed for e, _, _ in found], pa.int64()), "role": pa.repeat("support", total),
+        "label": repeated([label for _, label, _ in found], strings),
+    }  # fmt: skip
+    return pa.table(made, schema=EPISODES.schema)

@@ -8,17 +8,18 @@ one run for each model and prompt set.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from busistore import models
 from busistore.errors import BusistoreError, lookup
 from busistore.jobs import Report, Shards, Track, reading, silent
-from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_rows, load_split
+from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table, load_split
 from busistore.jobs.models import find
-from busistore.jobs.runs import Cell, load_vectors, no_images, run, whole_training_part
-from busistore.methods import METHODS, TextReadout, check_protocol, needs_support, needs_text, with_parameters
+from busistore.jobs.run_rows import rows
+from busistore.jobs.runs import Cell, Read, load_vectors, no_images, run_many, whole_training_part
+from busistore.methods import METHODS, Outcome, TextReadout, check_protocol, needs_support, needs_text, with_parameters
 from busistore.preprocess import recipes
 from busistore.schema import EPISODES, METRICS, PREDICTIONS, RUNS
 from busistore.store import Store
@@ -31,6 +32,7 @@ def evaluate(
     shots: Sequence[int] = (),
     seeds: Sequence[int] = (),
     *,
+    ratios: Sequence[float] = (),
     prompts: Sequence[str] = (),
     rank: str | None = None,
     split: str | None = None,
@@ -48,6 +50,7 @@ def evaluate(
 
     Args:
         shots, seeds: of the support sets; methods without one do not heed them.
+        ratios: shares of the training part, above 0 and up to 1, to draw as support sets beside those of `shots`.
         prompts: names or files of prompt sets, for the methods that read them.
         rank: the parameter of that name, for the methods that read prompts alone.
         split: split id; the only one of the data set by default.
@@ -63,7 +66,7 @@ def evaluate(
     recipes.recipe(recipe)
     chosen = load_split(store, split, dataset)
     sets = reading.prompt_sets(store, prompts, chosen) if any(needs_text(m) for m in fitted) else []
-    episodes = _episodes(chosen, fitted, shots, seeds)
+    episodes = _episodes(chosen, fitted, shots, seeds, ratios)
     vectors = {one.model_id: load_vectors(store, one, recipe, chosen) for one in located}  # what is missing stops here
     cells = (
         Cell(method, vectors[one.model_id], episode, protocol, texts)
@@ -115,12 +118,14 @@ def _refuse_empty(**lists: Sequence) -> None:
             raise BusistoreError(f"no {name} are named; a grid needs at least one of methods, models, shots and seeds")
 
 
-def _episodes(split: Split, fitted: Sequence[Any], shots: Sequence[int], seeds: Sequence[int]) -> list[Episode]:
+def _episodes(
+    split: Split, fitted: Sequence[Any], shots: Sequence[int], seeds: Sequence[int], ratios: Sequence[float]
+) -> list[Episode]:
     """The episodes of the methods that learn from a support set, drawn once for all of them."""
     if not any(map(needs_support, fitted)):
         return []
-    _refuse_empty(shots=shots, seeds=seeds)
-    return draw_episodes(split, sorted(set(shots)), seeds)
+    _refuse_empty(shots=[*shots, *ratios], seeds=seeds)
+    return draw_episodes(split, sorted(set(shots)), seeds, sorted(set(ratios)))
 
 
 def _episodes_of(method: Any, split: Split, drawn: list[Episode]) -> list[Episode]:
@@ -129,14 +134,47 @@ def _episodes_of(method: Any, split: Split, drawn: list[Episode]) -> list[Episod
     return [whole_training_part(split) if isinstance(method, TextReadout) else no_images(split)]
 
 
+class _Runs(Shards):
+    """Finished runs of one split, whose rows are made together when a shard is due."""
+
+    def __init__(self, store: Store, report: Report, split: Split):
+        self.split = split
+        super().__init__(store, report, (PREDICTIONS, METRICS, RUNS))
+
+    def _clear(self) -> None:
+        super()._clear()
+        self.runs: list[tuple[Cell, Outcome]] = []
+        self.read: Read | None = None
+
+    def take(self, cell: Cell, outcome: Outcome, read: Read | None) -> None:
+        """One finished run; those of one shard read the same texts."""
+        self.runs.append((cell, outcome))
+        self.read = read
+        self.done.append(cell.run_id)
+
+    def batches(self) -> dict[str, Any]:
+        return rows(self.runs, self.split, self.read, time.monotonic() - self.since) if self.runs else {}
+
+
 def _run_all(
     store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads, track: Track
 ) -> None:
     drawn = {cell.episode.episode_id: cell.episode for cell in missing.values() if needs_support(cell.method)}
     # the ledger comes first: a run never names a drawn support set that is not there
-    store.put(EPISODES, [row for episode in drawn.values() for row in episode_rows(split, episode)])
-    with Shards(store, report, (PREDICTIONS, METRICS, RUNS)) as shards, track("evaluate", len(missing)) as advance:
-        for run_id, cell in missing.items():
-            shards.add(run_id, run(cell, split, read.get((cell.vectors.model_id, cell.texts))))
-            shards.checkpoint()
-            advance(1)
+    store.put(EPISODES, episode_table(split, drawn.values()))
+    with _Runs(store, report, split) as shards, track("evaluate", len(missing)) as advance:
+        for cells in _alike(missing.values()):
+            texts = read.get((cells[0].vectors.model_id, cells[0].texts))
+            for cell, outcome in run_many(cells, split, texts):
+                shards.take(cell, outcome, texts)
+                shards.checkpoint()
+                advance(1)
+            shards.flush()
+
+
+def _alike(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that differ in their episodes alone, by the size of these, so that a method may fit many at once."""
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.vectors.model_id, cell.method, cell.texts), []).append(cell)
+    return [sorted(group, key=lambda cell: len(cell.episode.ids)) for group in groups.values()]

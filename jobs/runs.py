@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from busistore import metrics, models, splits
+from busistore import models, sampling, splits
 from busistore.errors import BusistoreError
-from busistore.ids import canonical_json, content_id, plain, sha256
+from busistore.ids import content_id, plain, sha256
 from busistore.jobs.encode import current_vectors, vectors
 from busistore.jobs.episodes import Episode, Split
-from busistore.methods import Labelled, Outcome, TextPrompts, needs_support, needs_text
+from busistore.methods import Labelled, Outcome, TextPrompts, fit_predict_many, needs_support, needs_text
 from busistore.preprocess import recipes
-from busistore.schema import METRICS, PREDICTIONS, RUNS
 from busistore.store import Store
 
 
@@ -98,7 +93,7 @@ class Cell:
 
 def no_images(split: Split) -> Episode:
     """The episode of a method that learns from no image; one for each split, so that models are paired on it."""
-    return Episode(splits.episode_id(split.split_id, 0, 0, {}), 0, 0, {})
+    return Episode(sampling.episode_id(split.split_id, 0, 0, {}), 0, 0, {})
 
 
 def whole_training_part(split: Split) -> Episode:
@@ -109,87 +104,39 @@ def whole_training_part(split: Split) -> Episode:
     return Episode(content_id("train-seed0", key), None, 0, support)
 
 
-def run(cell: Cell, split: Split, read: Read | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The rows of one run: fit on the support set, choose on validation if the protocol may, predict the test part."""
-    started = time.perf_counter()
-    cached = read.mapped if read and read.mapped else cell.vectors
-    outcome = _outcome(cell, split, cached, read)
-    seconds = time.perf_counter() - started
-    test_ids, classes = split.parts["test"], split.classes
-    truth = [split.label_of[i] for i in test_ids]
-    predicted = np.argmax(outcome.probabilities, axis=1)
-    scored = [("test", m) for m in metrics.classification_metrics(truth, outcome.probabilities, classes)]
-    if read and not needs_support(cell.method):
-        parts = ("test", "val") if outcome.saw_val else ("test",)  # labels not consulted are not reported on either
-        scored += _of_prompts(cell.method, split, cached, parts, read.prompts)
-    return {
-        PREDICTIONS.name: [
-            {
-                "run_id": cell.run_id, "image_id": image_id, "part": "test", "label": label, "predicted": classes[k],
-                "probabilities": row,
-            }
-            for image_id, label, k, row in zip(test_ids, truth, predicted, outcome.probabilities.tolist())
-        ],
-        METRICS.name: [
-            {
-                "run_id": cell.run_id, "subject": subject, "metric": m.metric, "class": m.class_, "value": m.value,
-                "n_used": m.n_used,
-            }
-            for subject, m in scored
-        ],
-        RUNS.name: [_run_row(cell, split, outcome, seconds)],
-    }  # fmt: skip
+def run_many(cells: Sequence[Cell], split: Split, read: Read | None = None) -> Iterator[tuple[Cell, Outcome]]:
+    """Each cell with its predictions of the test part, from its support set and what the protocol lets it see.
+
+    The cells differ in their episodes alone.
+    """
+    method, cached = cells[0].method, read.mapped if read and read.mapped else cells[0].vectors
+    val, queries = labelled(cached, split, split.parts.get("val", [])), cached.of(split.parts["test"])
+    given = (val, queries, len(split.classes), cells[0].protocol)
+    text = {"text": read.prompts} if needs_text(method) else {}
+    if needs_support(method):
+        used = sorted({i for cell in cells for i in cell.episode.ids})
+        row_of = {image_id: k for k, image_id in enumerate(used)}
+        draws = [np.array([row_of[i] for i in cell.episode.ids]) for cell in cells]
+        outcomes = fit_predict_many(method, labelled(cached, split, used), draws, *given, **text)
+    else:
+        outcomes = (method.fit_predict(None, *given, **text) for _ in cells)
+    for cell, outcome in zip(cells, outcomes):
+        yield cell, _told(outcome, read)
 
 
-def _outcome(cell: Cell, split: Split, cached: Vectors, read: Read | None) -> Outcome:
-    """What the method answers; the labels that a map took, and its story, are added to the method's own."""
-    support = _labelled(cached, split, _support_ids(cell)) if needs_support(cell.method) else None
-    val, queries = _labelled(cached, split, split.parts.get("val", [])), cached.of(split.parts["test"])
-    text = {"text": read.prompts} if needs_text(cell.method) else {}
-    outcome = cell.method.fit_predict(support, val, queries, len(split.classes), cell.protocol, **text)
+def _told(outcome: Outcome, read: Read | None) -> Outcome:
+    """The outcome with the labels that a map took, and its story, added to the method's own."""
     if not read or not read.mapped:
         return outcome
     told = outcome.chosen | {"supervised": True, "map": read.details}
     return replace(outcome, n_labelled=outcome.n_labelled + read.n_labelled, chosen=told)
 
 
-def _of_prompts(
-    method: Any, split: Split, cached: Vectors, parts: Sequence[str], prompts: TextPrompts
-) -> Iterator[tuple[str, metrics.Metric]]:
-    """The scores of single prompts, each under a subject of part and prompt: `test:bi-rads-0a1b2c3d4e5f/benign/03`."""
-    for part in parts:
-        images = _labelled(cached, split, split.parts[part])
-        for prompt, m in method.prompt_metrics(images, prompts, split.classes):
-            yield f"{part}:{prompt}", m
-
-
-def _support_ids(cell: Cell) -> list[str]:
-    return sorted(i for ids in cell.episode.support.values() for i in ids)
-
-
-def _labelled(cached: Vectors, split: Split, ids: list[str]) -> Labelled:
+def labelled(cached: Vectors, split: Split, ids: Sequence[str]) -> Labelled:
+    """The vectors, labels and groups of those images, as a method sees them."""
     labels = np.searchsorted(split.classes, [split.label_of[i] for i in ids])
     _, groups = np.unique([split.group_of[i] for i in ids], return_inverse=True)
     return Labelled(cached.of(ids), labels, groups)
-
-
-def _run_row(cell: Cell, split: Split, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    cached, episode = cell.vectors, cell.episode
-    members = {"support": _support_ids(cell), "val": split.parts.get("val", []), "test": split.parts["test"]}
-    groups = {part: [split.group_of[i] for i in ids] for part, ids in members.items()}
-    details = outcome.chosen | ({"text_id": cell.texts.text_id} if cell.texts else {})
-    return {
-        "run_id": cell.run_id, "method": cell.method.name, "model": cached.model, "model_id": cached.model_id,
-        "recipe": cached.recipe, "recipe_id": cached.recipe_id, "dataset": split.dataset, "split_id": split.split_id,
-        "episode_id": episode.episode_id, "shots": episode.shots, "seed": episode.seed, "protocol": cell.protocol,
-        "parameters": canonical_json(cell.parameters), "classes": split.classes, "details": canonical_json(details),
-        "n_labelled": outcome.n_labelled, "n_groups_support": len(set(groups["support"])),
-        "n_test": len(groups["test"]), "inputs_sha256": cached.inputs_sha256,
-        "exposure_support": splits.exposure(groups["test"], groups["support"]),
-        "exposure_val": splits.exposure(groups["test"], groups["val"]) if outcome.saw_val else None,
-        "versions": canonical_json(models.versions()), "commit": _commit(), "device": "cpu", "seconds": seconds,
-        "status": "done", "finished_at": datetime.now(UTC),
-    }  # fmt: skip
 
 
 def load_vectors(store: Store, located: models.Located, recipe: str, split: Split) -> Vectors:
@@ -215,13 +162,3 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
     inputs = sha256("\n".join(f"{i} {sound[i]}" for i in used).encode())
     rows = {image_id: k for k, image_id in enumerate(ids)}
     return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, values)
-
-
-@cache
-def _commit() -> str:
-    """The commit of a source checkout; '' for an installed package, whose version says as much."""
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / ".git").exists():
-        return ""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
