@@ -15,6 +15,7 @@ import numpy as np
 from busistore import alignment, captions, models
 from busistore.errors import BusistoreError
 from busistore.jobs import columns
+from busistore.jobs.encode import vectors
 from busistore.jobs.episodes import Split
 from busistore.jobs.ingest import TRUTH
 from busistore.jobs.runs import load_vectors
@@ -56,9 +57,9 @@ def text_space(store: Store, located: models.Located, recipe: str, split: Split,
     distinct = sorted(set(sentences))
     texts = normalise(models.load_text(located).encode(distinct), "caption")
     fitted = alignment.Alignment.fit(cached.of(train), texts[np.searchsorted(distinct, sentences)], alpha)
-    ids = sorted(cached.row_of)
+    _, ids, values = vectors(store, located.model_id, cached.recipe_id)
     details = {"supervised": True, "n_labelled": len(train), "n_captions": len(distinct), **KEY, "alpha": alpha}
-    return Mapped(ids, fitted.map(cached.of(ids)), len(train), details)
+    return Mapped(ids, fitted.map(values), len(train), details)
 
 
 def training_captions(store: Store, split: Split, ids: Sequence[str]) -> list[str]:

@@ -12,10 +12,11 @@ import numpy as np
 from busistore import models, sampling, splits
 from busistore.errors import BusistoreError
 from busistore.ids import content_id, plain, sha256
-from busistore.jobs.encode import current_vectors, vectors
+from busistore.jobs.encode import current_vectors
 from busistore.jobs.episodes import Episode, Split
 from busistore.methods import Labelled, Outcome, TextPrompts, fit_predict_many, needs_support, needs_text
 from busistore.preprocess import recipes
+from busistore.schema import embeddings_name
 from busistore.store import Store
 
 
@@ -146,7 +147,10 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
         BusistoreError: an image of the split is not encoded, or was encoded from other pixels than it has now.
     """
     recipe_id = recipes.recipe(recipe).recipe_id
-    _, ids, values = vectors(store, located.model_id, recipe_id)
+    table = embeddings_name(located.model_id, recipe_id)
+    if not store.has(table):
+        nothing = f"nothing is encoded by '{located.model_id}' under '{recipe_id}'"
+        raise BusistoreError(f"{nothing}; `busistore encode` does it")
     sound = current_vectors(store, located.model_id, recipe_id)
     used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
     gone = [i for i in used if i not in sound]
@@ -160,5 +164,5 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
         layer = "" if located.output == "pooled" else f" --layers {located.output}"
         raise BusistoreError(f"{some}; `busistore encode --model {name} --recipe {recipe}{layer}` does it")
     inputs = sha256("\n".join(f"{i} {sound[i]}" for i in used).encode())
-    rows = {image_id: k for k, image_id in enumerate(ids)}
-    return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, values)
+    rows = {image_id: k for k, image_id in enumerate(used)}
+    return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, store.vectors(table, used))

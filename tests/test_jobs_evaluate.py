@@ -1,13 +1,15 @@
 """Groups, splits and the grid: one ledger for all, every run stored once and whole, leakage refused or told."""
 
+import collections
 import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from busistore import metrics, models, sql
+from busistore import jobs, metrics, models, schema, sql
 from busistore.errors import BusistoreError, Leakage, UnknownName
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.evaluate import evaluate
@@ -15,6 +17,7 @@ from busistore.jobs.group import group, newest
 from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
 from busistore.preprocess import recipes
+from busistore.store import Store
 from tests.fakes import busi_folder, speckle
 from tests.test_jobs_ingest import counts
 from tests.test_methods import LEARNERS
@@ -270,3 +273,81 @@ def test_an_unknown_data_set_cannot_be_split(store, twins):
 def test_unknown_executor(store, twins):
     with pytest.raises(UnknownName, match="executor"):
         ingest(store, "busi", twins, executor="cloud")
+
+
+def test_shares_of_the_training_part_are_episodes_too(ready, fake_model):
+    report = evaluate(ready, ["knn", "linear-probe"], [fake_model], [1], range(2), ratios=(0.5, 1.0))
+    assert counts(report) == (12, 0, 12, 0)
+    assert counts(evaluate(ready, ["knn"], [fake_model], (), range(2), ratios=(0.5,))) == (2, 2, 0, 0)
+    per_class = collections.Counter(r["label"] for r in rows(ready, "splits", "part = 'train'"))
+    for run in rows(ready, "runs"):
+        support = rows(ready, "episodes", f"episode_id = '{run['episode_id']}'")
+        drawn = collections.Counter(r["label"] for r in support)
+        if run["ratio"] is None:
+            assert set(drawn.values()) == {run["shots"]}
+        else:
+            assert run["shots"] is None
+            assert drawn == {label: round(run["ratio"] * n) for label, n in per_class.items()}
+        assert {(r["shots"], r["ratio"], r["seed"]) for r in support} == {(run["shots"], run["ratio"], run["seed"])}
+        assert run["n_labelled"] == len(support) + ready.count("splits", "part = 'val'")
+    with pytest.raises(BusistoreError, match="150 % of the training part: give a share above 0 and up to 100 %"):
+        evaluate(ready, ["knn"], [fake_model], (), range(2), ratios=(1.5,))
+
+
+def test_a_store_from_before_shares_is_gone_on_with(ready, fake_model):
+    """Its ledger and runs have no column for them: SQL sees nulls, and the next run adds it."""
+    old = {"runs": schema.RUNS, "episodes": schema.EPISODES}
+    for name, table in old.items():
+        kept = [f for f in table.schema if f.name != "ratio"]
+        ready.lancedb.create_table(name, schema=pa.schema(kept))
+    assert sql.run(ready, "SELECT count(ratio) AS n FROM runs").item() == 0
+    evaluate(ready, ["knn"], [fake_model], [1], range(1), ratios=(0.5,))
+    assert sql.run(ready, "SELECT ratio FROM runs ORDER BY ALL")["ratio"].to_list() == [0.5, None]
+    assert sql.run(ready, "SELECT DISTINCT ratio FROM episodes ORDER BY ALL")["ratio"].to_list() == [0.5, None]
+
+
+@pytest.mark.parametrize("method", ["knn", "linear-probe"])
+def test_runs_do_not_depend_on_what_else_is_asked_or_was_stored_before(ready, fake_model, method, tmp_path):
+    """A grid in two goes, the other way round, is the grid in one, number for number."""
+    once = Store.create(tmp_path / "once")
+    shutil.copytree(ready.path, once.path, dirs_exist_ok=True)
+    evaluate(once, [method], [fake_model], [1, 2], range(4), protocol="strict")
+    evaluate(ready, [method], [fake_model], [2], [3], protocol="strict")
+    evaluate(ready, [method], [fake_model], [2, 1], [3, 2, 1, 0], protocol="strict")
+    for name in ("predictions", "metrics"):
+        key = schema.TABLES[name].key
+        one, two = ({tuple(r[k] for k in key): r for r in rows(some, name)} for some in (once, ready))
+        assert one == two
+
+
+def test_a_grid_of_probes_stopped_at_work_keeps_what_is_whole(ready, fake_model, monkeypatch):
+    from busistore.methods import LinearProbe
+
+    real, calls = LinearProbe._block, []
+
+    def interrupted(self, *given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    monkeypatch.setattr(LinearProbe, "_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(ready, ["linear-probe"], [fake_model], **GRID)
+    monkeypatch.setattr(LinearProbe, "_block", real)
+    assert ready.count("runs") == 3  # the block of one shot
+    assert counts(evaluate(ready, ["linear-probe"], [fake_model], **GRID)) == (6, 3, 3, 0)
+
+
+def test_shards_are_written_while_a_grid_is_at_work(ready, fake_model, monkeypatch):
+    monkeypatch.setattr(jobs, "SHARD_S", -1.0)
+    written, put = [], Store.put
+
+    def noted(self, table, rows, **how):
+        written.append(table.name)
+        return put(self, table, rows, **how)
+
+    monkeypatch.setattr(Store, "put", noted)
+    evaluate(ready, ["knn"], [fake_model], **GRID)
+    assert written == ["episodes"] + 6 * ["predictions", "metrics", "runs"]
+    assert sorted(r["seconds"] > 0 for r in rows(ready, "runs")) == 6 * [True]

@@ -12,17 +12,25 @@ from busistore.cli.data import precision_option, recipe_option, weights_option
 SHOTS = "1,2,4,8,16,32"
 
 
-def _numbers(text: str) -> list[int]:
+def _sizes(text: str) -> tuple[list[int], list[float]]:
+    """Numbers of images per class, and shares of the training part.
+
+    >>> _sizes("1,2,5%")
+    ([1, 2], [0.05])
+    """
+    parts = names(text)
     try:
-        return [int(part) for part in names(text)]
+        shots = [int(part) for part in parts if not part.endswith("%")]
+        return shots, [float(part[:-1]) / 100 for part in parts if part.endswith("%")]
     except ValueError:
-        raise click.UsageError(f"--shots takes whole numbers such as {SHOTS}, not '{text}'") from None
+        raise click.UsageError(f"--shots takes numbers and shares such as {SHOTS} or 5%,10%, not '{text}'") from None
 
 
 @app.command()
 @click.option("--method", "methods", default="linear-probe", show_default=True, help="One or more, with commas.")
 @click.option("--model", "models", required=True, help="One or more, with commas.")
-@click.option("--shots", default=SHOTS, show_default=True, help="Images per class.")
+@click.option("--shots", default=SHOTS, show_default=True, metavar="N|N%,...",
+              help="Images per class, or shares of the training part, as in 1,2,5%.")
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="How many draws of each.")
 @click.option("--split", help="Split id; the only one by default.")
 @click.option("--dataset", help="Data set whose split is meant.")
@@ -48,8 +56,10 @@ def evaluate(
     from busistore.jobs import evaluate as jobs
     from busistore.store import Store
 
+    n_shots, ratios = _sizes(shots)
     report = jobs.evaluate(
-        Store.open(path), names(methods), names(models), _numbers(shots), range(seeds), split=split, dataset=dataset,
+        Store.open(path), names(methods), names(models), n_shots, range(seeds), ratios=ratios, split=split,
+        dataset=dataset,
         prompts=names(prompts), rank=rank, recipe=recipe, protocol=protocol, parameters=pairs(parameters),
         weights=weights, precision=precision, layer=layer, dry_run=dry_run, track=tracker(quiet),
     )  # fmt: skip

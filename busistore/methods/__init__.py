@@ -14,13 +14,24 @@ from busistore.methods.base import (
     needs_support,
     needs_text,
 )
+from busistore.methods.clip_adapter import ClipAdapter
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe
+from busistore.methods.lp_plus import LpPlus
 from busistore.methods.parameters import with_parameters
 from busistore.methods.prototype import Prototype
+from busistore.methods.ss_text import SsText
+from busistore.methods.tip_adapter import TipAdapter, TipAdapterF
+from busistore.methods.transclip import TransClip
 from busistore.methods.zero_shot import TextReadout, ZeroShot
 
-METHODS = {m.name: m for m in (ZeroShot, LinearProbe, KNearest, Prototype, TextReadout)}
+METHODS = {
+    m.name: m
+    for m in (
+        ZeroShot, LinearProbe, KNearest, Prototype, TipAdapter, TipAdapterF, LpPlus, ClipAdapter, SsText, TransClip,
+        TextReadout,
+    )
+}  # fmt: skip
 
 __all__ = [
     "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",

@@ -61,7 +61,8 @@ def fit(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes
         optima, converged[:, at] = _newton(batch, start, penalty)
         found, moved = optima, optima - found
         slopes[:, at] = back(found[:, :-1] @ batch.basis.T)
-        intercepts[:, at] = found[:, -1] @ batch.basis.T - (centre @ slopes[:, at])[:, 0]
+        at_centre = (np.swapaxes(centre, 1, 2) * slopes[:, at]).sum(axis=1)
+        intercepts[:, at] = (found[:, -1:] @ batch.basis.T)[:, 0] - at_centre  # one product a problem: bits as if alone
     return Fits(slopes, intercepts, converged)
 
 
