@@ -19,7 +19,16 @@ from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table
 from busistore.jobs.models import find
 from busistore.jobs.run_rows import rows
 from busistore.jobs.runs import Cell, Read, load_vectors, no_images, run_many, whole_training_part
-from busistore.methods import METHODS, Outcome, TextReadout, check_protocol, needs_support, needs_text, with_parameters
+from busistore.methods import (
+    METHODS,
+    Outcome,
+    TextReadout,
+    check_protocol,
+    needs_balance,
+    needs_support,
+    needs_text,
+    with_parameters,
+)
 from busistore.preprocess import recipes
 from busistore.schema import EPISODES, METRICS, PREDICTIONS, RUNS
 from busistore.store import Store
@@ -60,7 +69,7 @@ def evaluate(
     started = time.monotonic()
     _refuse_empty(methods=methods, models=model_names)
     fitted = [_method(name, parameters or {}, rank, protocol) for name in dict.fromkeys(methods)]
-    _refuse_misfits(fitted, rank, layer)
+    _refuse_misfits(fitted, rank, layer, ratios)
     fits = {name: [reading.fitting(m, models.model(name)) for m in fitted] for name in model_names}
     located = [find(store, name, weights, precision, layer, recipe=recipe) for name in fits]
     recipes.recipe(recipe)
@@ -100,7 +109,10 @@ def _reads_alone(method: Any) -> bool:
     return needs_text(method) and not needs_support(method)
 
 
-def _refuse_misfits(fitted: Sequence[Any], rank: str | None, layer: str) -> None:
+def _refuse_misfits(fitted: Sequence[Any], rank: str | None, layer: str, ratios: Sequence[float]) -> None:
+    balanced = next((m for m in fitted if needs_balance(m)), None)
+    if balanced and len(ratios):
+        raise BusistoreError(f"'{balanced.name}' needs as many images of each class; give it --shots without shares")
     if rank is not None and not any(map(_reads_alone, fitted)):
         raise BusistoreError(f"--rank {rank} is for {_names(_reads_alone)}; leave it out for other methods")
     reader = next((m for m in fitted if needs_text(m)), None)

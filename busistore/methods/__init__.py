@@ -11,6 +11,7 @@ from busistore.methods.base import (
     check_protocol,
     fit_predict_many,
     n_groups,
+    needs_balance,
     needs_support,
     needs_text,
 )
@@ -35,5 +36,5 @@ METHODS = {
 
 __all__ = [
     "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",
-    "check_protocol", "fit_predict_many", "n_groups", "needs_support", "needs_text", "with_parameters",
+    "check_protocol", "fit_predict_many", "n_groups", "needs_balance", "needs_support", "needs_text", "with_parameters",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from busistore.errors import BusistoreError, UnknownName
+from busistore.methods.blocks import in_threads
 from busistore.metrics import CONFUSION_METRICS, confusion
 
 PROTOCOLS = {
@@ -68,9 +69,10 @@ class Outcome:
 class Method(Protocol):
     """A frozen dataclass whose fields are the hyper-parameters.
 
-    `code` counts changes of the method's file that move a prediction: it is part of a run's key. Two more class
-    variables may be declared: `needs_text` True where `fit_predict` takes `text: TextPrompts` as a keyword too, and
-    `needs_support` False where it is given None for a support set.
+    `code` counts changes of the method's file that move a prediction: it is part of a run's key. Three more class
+    variables may be declared: `needs_text` True where `fit_predict` takes `text: TextPrompts` as a keyword too,
+    `needs_support` False where it is given None for a support set, and `needs_balance` True where a support set must
+    have as many images of each class.
     """
 
     name: ClassVar[str]
@@ -100,6 +102,11 @@ def needs_text(method: Method | type) -> bool:
 def needs_support(method: Method | type) -> bool:
     """Whether the method learns from a support set; one that says nothing of it does."""
     return getattr(method, "needs_support", True)
+
+
+def needs_balance(method: Method | type) -> bool:
+    """Whether all classes must have equally many support images; one that says nothing of it does not need that."""
+    return getattr(method, "needs_balance", False)
 
 
 def check_protocol(method: Method, protocol: str) -> None:
@@ -219,13 +226,16 @@ def fit_predict_many(
 ) -> Iterator[Outcome]:
     """`Method.fit_predict` of each support set, given as rows of `train`, in order; together where the method can.
 
-    A method may have a function of this name, of the same arguments but the first.
+    A method may have a function of this name, of the same arguments but the first. Others take one after another, as
+    many at once as there are threads.
     """
     if hasattr(method, "fit_predict_many"):
-        yield from method.fit_predict_many(train, draws, val, queries, n_classes, protocol, **text)
-        return
-    for rows in draws:
-        yield method.fit_predict(some(train, rows), val, queries, n_classes, protocol, **text)
+        return method.fit_predict_many(train, draws, val, queries, n_classes, protocol, **text)
+
+    def alone(rows: np.ndarray) -> Outcome:
+        return method.fit_predict(some(train, rows), val, queries, n_classes, protocol, **text)
+
+    return in_threads(alone, draws)
 
 
 def normalise(features: np.ndarray, what: str = "given") -> np.ndarray:

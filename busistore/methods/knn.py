@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from busistore.methods.base import Labelled, Outcome, macro_f1, prepare, require
+from busistore.methods.base import Labelled, Outcome, prepare, require
+from busistore.metrics import CONFUSION_METRICS, confusion
 
 _SAME = 1e-12  # cosine distance below which two vectors are the same one
 
@@ -35,26 +37,24 @@ class KNearest:
     ) -> Outcome:
         """See base.Method; `chosen` holds k, and its score where one was compared."""
         ready = prepare(self, support, val, queries, n_classes, protocol)
-        n = len(ready.support.labels)
+        asked = self.k_grid if ready.val else (self.default_k,)
+        ks = list(dict.fromkeys(min(k, len(ready.support.labels)) for k in asked))
+        chosen = {"k": ks[0]}
         if ready.val:
-            ks = list(dict.fromkeys(min(k, n) for k in self.k_grid))
-            scores = {k: self._score(ready.support, ready.val, n_classes, k) for k in ks}
-            k = max(scores, key=scores.__getitem__)  # the first of equals
-            chosen = {"k": k, "val_macro_f1": scores[k]}
-        else:
-            chosen = {"k": min(self.default_k, n)}
-        return ready.outcome(_votes(ready.support, ready.queries, n_classes, chosen["k"]), chosen)
-
-    def _score(self, support: Labelled, val: Labelled, n_classes: int, k: int) -> float:
-        return macro_f1(val.labels, _votes(support, val.features, n_classes, k).argmax(axis=1), n_classes)
+            called = _votes(ready.support, ready.val.features, n_classes, ks).argmax(axis=-1)
+            scores = CONFUSION_METRICS["macro_f1"](confusion(ready.val.labels, called, n_classes))
+            best = int(scores.argmax())  # the first of equals
+            chosen = {"k": ks[best], "val_macro_f1": float(scores[best])}
+        return ready.outcome(_votes(ready.support, ready.queries, n_classes, [chosen["k"]])[0], chosen)
 
 
-def _votes(support: Labelled, queries: np.ndarray, n_classes: int, k: int) -> np.ndarray:
-    """(M, C) share of the weight that each class has among the k nearest; rows of all features have length 1."""
+def _votes(support: Labelled, queries: np.ndarray, n_classes: int, ks: Sequence[int]) -> np.ndarray:
+    """(len(ks), M, C) share of the weight of each class among the k nearest; rows of all features have length 1."""
     distance = np.maximum(1 - queries @ support.features.T, 0)
-    nearest = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : max(ks)]
     d = np.take_along_axis(distance, nearest, axis=1)
     same = d < _SAME
-    weight = np.where(same.any(axis=1, keepdims=True), same, 1 / np.maximum(d, _SAME))
-    votes = (weight[:, :, None] * np.eye(n_classes)[support.labels[nearest]]).sum(axis=1)
-    return votes / votes.sum(axis=1, keepdims=True)
+    weight = np.where(same[:, :1], same, 1 / np.maximum(d, _SAME))  # the nearest is the same one if any is
+    votes = (weight[:, :, None] * np.eye(n_classes)[support.labels[nearest]]).cumsum(axis=1)
+    votes = np.moveaxis(votes[:, np.asarray(ks) - 1], 1, 0)
+    return votes / votes.sum(axis=-1, keepdims=True)

@@ -101,25 +101,26 @@ class LinearProbe:
         if fold is None:
             return len(self.c_grid), {}
         kept = fold != np.arange(fold.max() + 1)[:, None]
-        x, labels = (np.broadcast_to(a, (len(kept), *a.shape)) for a in (support.features, support.labels))
-        called = self._fit(x, labels, kept, n_classes, self.c_grid).scores(support.features).argmax(axis=-1)
-        held_out = called[fold, :, np.arange(len(fold))]
+        labels = np.broadcast_to(support.labels, kept.shape)
+        probes = self._fit(support.features[None], labels, kept, n_classes, self.c_grid)
+        held_out = probes.scores(support.features).argmax(axis=-1)[fold, :, np.arange(len(fold))]
         scores = CONFUSION_METRICS["macro_f1"](confusion(support.labels, held_out.T, n_classes))
         return int(scores.argmax()), {"held_out_macro_f1": float(scores.max())}
 
     def _fit(
         self, x: np.ndarray, labels: np.ndarray, kept: np.ndarray, n_classes: int, c_grid: Sequence[float]
     ) -> _Probes:
-        """Probes of E problems, (E, n, D), on the images that are kept, (E, n) bool, at each C."""
+        """Probes of E problems at each C, on the images of (E, n, D) or (1, n, D) that are kept, (E, n) bool."""
+        images = np.broadcast_to(x, (*kept.shape, x.shape[2]))
         if self.solver == "lbfgs":
-            each = [(one[k], own[k]) for one, own, k in zip(x, labels, kept)]
+            each = [(one[k], own[k]) for one, own, k in zip(images, labels, kept)]
             fits = [[_lbfgs(*data, c, self.tol, self.max_iter) for c in c_grid] for data in each]
             weights, intercepts, ended = (np.array([[f[k] for f in row] for row in fits]) for k in range(3))
             return _Probes(weights, intercepts, ended, np.zeros(ended.shape, bool))
         found = logistic.fit(x, labels, logistic.balanced(labels, kept, n_classes), n_classes, c_grid)
         ended = found.converged.copy()
         for e, k in np.argwhere(~found.converged):
-            again = _lbfgs(x[e][kept[e]], labels[e][kept[e]], c_grid[k], FALL_BACK_TOL, self.max_iter)
+            again = _lbfgs(images[e][kept[e]], labels[e][kept[e]], c_grid[k], FALL_BACK_TOL, self.max_iter)
             found.weights[e, k], found.intercepts[e, k], ended[e, k] = again
         return _Probes(found.weights, found.intercepts, ended, ~found.converged)
 

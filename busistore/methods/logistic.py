@@ -43,8 +43,8 @@ def fit(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes
     """The optimum of each of E problems at each C, in the order of `c_grid`.
 
     Args:
-        features: (E, n, D) float64. labels: (E, n) class numbers. weights: (E, n), 0 for images left out; every class
-            has an image that is not.
+        features: (E, n, D) float64, or (1, n, D) where all problems have the same images. labels: (E, n) class
+            numbers. weights: (E, n), 0 for images left out; every class has an image that is not.
     """
     centre = features.mean(axis=1, keepdims=True)
     centred = features - centre
@@ -113,6 +113,7 @@ class _Batch(NamedTuple):
 
 
 def _batch(coordinates: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_classes: int) -> _Batch:
+    coordinates = np.broadcast_to(coordinates, (*labels.shape, coordinates.shape[2]))
     x = np.concatenate([coordinates, np.ones((*labels.shape, 1))], axis=2)
     shares = weights / weights.sum(axis=1, keepdims=True)
     return _Batch(x, np.eye(n_classes)[labels], shares[..., None], contrasts(n_classes))

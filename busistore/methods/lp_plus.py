@@ -44,6 +44,7 @@ class LpPlus:
     protocols: ClassVar[tuple[str, ...]] = ("val-tuned", "strict")
     code: ClassVar[int] = 1
     needs_text: ClassVar[bool] = True
+    needs_balance: ClassVar[bool] = True
     epochs: int = 300
     momentum: float = 0.9
     blend_start: float = 250.0

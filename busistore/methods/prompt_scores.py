@@ -14,7 +14,7 @@ import numpy as np
 
 from busistore.errors import BusistoreError
 from busistore.methods.base import Labelled, TextPrompts, normalise
-from busistore.metrics import CONFUSION_METRICS, Metric, auroc
+from busistore.metrics import CONFUSION_METRICS, Metric, auroc, confusion
 from busistore.prompts import SHORTEST_MEAN
 
 MOST_STEPS = 64  # prompts that a choice adds to the first of each class, at most
@@ -54,7 +54,7 @@ class Bank:
         areas = auroc(self.truth == np.arange(self.n_classes)[:, None], np.where(np.isfinite(probs), probs, 0))
         ranked = np.isfinite(areas).sum(axis=1)
         macro = np.nansum(areas, axis=1) / np.where(whole & (ranked > 0), ranked, np.nan)
-        f1 = CONFUSION_METRICS["macro_f1"](_confusions(self.truth, probs.argmax(axis=1), self.n_classes))
+        f1 = CONFUSION_METRICS["macro_f1"](confusion(self.truth, probs.argmax(axis=1), self.n_classes))
         return macro, np.where(whole, f1, np.nan)
 
     def alone(self) -> np.ndarray:
@@ -67,13 +67,6 @@ def bank(images: Labelled, text: TextPrompts, n_classes: int, what: str = "given
     x, prompts = normalise(images.features, what), normalise(text.vectors, "prompt")
     truth, labels = np.asarray(images.labels, np.int64), np.asarray(text.labels, np.int64)
     return Bank(x @ prompts.T, prompts @ prompts.T, labels, truth, n_classes, text.logit_scale)
-
-
-def _confusions(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """(K, C, C) counts, rows the truth, from (N,) classes and (K, N) predictions."""
-    k = np.arange(len(predicted))[:, None]
-    cells = (k * n_classes + true) * n_classes + predicted
-    return np.bincount(cells.ravel(), minlength=len(predicted) * n_classes**2).reshape(-1, n_classes, n_classes)
 
 
 def ranking(seen: Bank) -> list[int]:

@@ -111,7 +111,7 @@ class TransClip:
 class _Graph(NamedTuple):
     """The test images nearest to each of M test images (itself left out) and then of N support images.
 
-    near: (M + N, k) rows of test images. weight: (M + N, k) their cosines.
+    near: (M + N, k) rows of test images. weight: (M + N, k) their cosines, 0 where there are no more of them.
     """
 
     near: np.ndarray
@@ -127,7 +127,7 @@ class _Graph(NamedTuple):
 def _graph(ready: Inputs, n_neighbours: int) -> _Graph:
     """As many neighbours as asked for, or all there are; of equally near images the earlier counts as nearer."""
     m = len(ready.queries)
-    k = min(n_neighbours, m - 1)
+    k = min(n_neighbours, m)
     images = np.concatenate([ready.queries, ready.support.features])
     near, weight = np.empty((len(images), k), np.int64), np.empty((len(images), k))
     for start in range(0, len(images), _ROWS):
@@ -136,7 +136,8 @@ def _graph(ready: Inputs, n_neighbours: int) -> _Graph:
         own = rows[rows < m]
         block[own - start, own] = -np.inf
         near[rows] = np.argsort(-block, axis=1, kind="stable")[:, :k]
-        weight[rows] = np.take_along_axis(block, near[rows], axis=1)
+        found = np.take_along_axis(block, near[rows], axis=1)
+        weight[rows] = np.where(np.isfinite(found), found, 0)
     return _Graph(near, weight)
 
 
