@@ -95,9 +95,9 @@ EPISODES = _table(
 RUNS = _table(
     "runs", "run_id",
     "run_id:str method:str model:str model_id:str recipe:str recipe_id:str dataset:str split_id:str episode_id:str "
-    "shots:i32 ratio:f64 seed:i64 protocol:str parameters:str classes:strs details:str n_labelled:i32 n_groups_support:i32 "
-    "n_test:i32 inputs_sha256:str exposure_support:f64 exposure_val:f64 versions:str commit:str device:str "
-    "seconds:f64 status:str finished_at:time",
+    "shots:i32 ratio:f64 seed:i64 protocol:str parameters:str classes:strs details:str n_labelled:i32 "
+    "n_groups_support:i32 n_test:i32 inputs_sha256:str exposure_support:f64 exposure_val:f64 versions:str "
+    "commit:str device:str seconds:f64 status:str finished_at:time",
 )  # fmt: skip
 PREDICTIONS = _table(
     "predictions", "run_id image_id",

@@ -3,12 +3,13 @@
 -- $split_id: one split (default: all)
 -- $protocol: val-tuned or strict (default: all)
 -- $shots: one number of shots (default: all)
+-- $ratio: one share of the training part, as 0.05 (default: all)
 -- $model: one model (default: all)
 WITH chosen AS (
     SELECT * FROM current_runs
     WHERE ($dataset IS NULL OR dataset = $dataset) AND ($shots IS NULL OR shots = $shots)
         AND ($model IS NULL OR model = $model) AND ($split_id IS NULL OR split_id = $split_id)
-        AND ($protocol IS NULL OR protocol = $protocol)
+        AND ($protocol IS NULL OR protocol = $protocol) AND ($ratio IS NULL OR ratio = $ratio)
 ), tested AS (
     SELECT run_id, label, predicted FROM predictions WHERE part = 'test'
 ), truth AS (
@@ -19,8 +20,9 @@ WITH chosen AS (
     SELECT run_id, label, predicted, count(*) AS n FROM tested GROUP BY ALL
 )
 SELECT
-    dataset, shots, method, model, recipe, protocol, label, predicted, count(*) AS n_seeds,
-    avg(coalesce(n, 0)) AS n_images, round(avg(coalesce(n, 0) / n_true), 12) AS share, split_id, model_id, recipe_id, parameters
+    dataset, shots, ratio, method, model, recipe, protocol, label, predicted, count(*) AS n_seeds,
+    avg(coalesce(n, 0)) AS n_images, round(avg(coalesce(n, 0) / n_true), 12) AS share, split_id, model_id,
+    recipe_id, parameters
 FROM cells LEFT JOIN counted USING (run_id, label, predicted)
 GROUP BY ALL
-ORDER BY dataset, split_id, shots, method, model_id, recipe_id, protocol, parameters, label, predicted
+ORDER BY dataset, split_id, shots, ratio, method, model_id, recipe_id, protocol, parameters, label, predicted

@@ -6,6 +6,7 @@
 -- $model: one model (default: all)
 -- $method: one method (default: all)
 -- $shots: one number of shots (default: all)
+-- $ratio: one share of the training part, as 0.05 (default: all)
 WITH said AS (
     SELECT
         r.dataset, p.image_id, p.label, p.probabilities[list_position(r.classes, p.label)] AS p_true,
@@ -14,7 +15,7 @@ WITH said AS (
     WHERE p.part = 'test' AND ($dataset IS NULL OR r.dataset = $dataset)
         AND ($model IS NULL OR r.model = $model) AND ($method IS NULL OR r.method = $method)
         AND ($shots IS NULL OR r.shots = $shots) AND ($split_id IS NULL OR r.split_id = $split_id)
-        AND ($protocol IS NULL OR r.protocol = $protocol)
+        AND ($protocol IS NULL OR r.protocol = $protocol) AND ($ratio IS NULL OR r.ratio = $ratio)
 ), instead AS (
     SELECT image_id, instead, count(*) AS n FROM said WHERE wrong GROUP BY ALL
 ), most AS (

@@ -10,23 +10,27 @@ WITH chosen AS (
     WHERE subject = 'test' AND class = '' AND metric = coalesce($metric, 'macro_f1')
         AND ($dataset IS NULL OR dataset = $dataset)
 ), pairs_of_runs AS (
-    SELECT a.dataset, a.shots, 'model' AS compared, a.method AS held, a.recipe, a.protocol, a.metric, a.split_id,
+    SELECT a.dataset, a.shots, a.ratio, 'model' AS compared, a.method AS held, a.recipe, a.protocol, a.metric, a.split_id,
         a.recipe_id, a.model_id AS model_id_a, b.model_id AS model_id_b, a.parameters AS parameters_a,
-        b.parameters AS parameters_b, a.value - b.value AS difference
+        b.parameters AS parameters_b, a.value - b.value AS difference,
+        a.n_labelled AS n_labelled_a, b.n_labelled AS n_labelled_b
     FROM chosen a JOIN chosen b USING (episode_id, recipe_id, protocol, method, parameters)
     WHERE $a IN (a.model, a.model_id) AND $b IN (b.model, b.model_id) AND a.run_id <> b.run_id
     UNION ALL
-    SELECT a.dataset, a.shots, 'method', a.model, a.recipe, a.protocol, a.metric, a.split_id,
-        a.recipe_id, a.model_id, b.model_id, a.parameters, b.parameters, a.value - b.value
+    SELECT a.dataset, a.shots, a.ratio, 'method', a.model, a.recipe, a.protocol, a.metric, a.split_id,
+        a.recipe_id, a.model_id, b.model_id, a.parameters, b.parameters, a.value - b.value,
+        a.n_labelled, b.n_labelled
     FROM chosen a JOIN chosen b USING (episode_id, recipe_id, protocol, model_id)
     WHERE a.method = $a AND b.method = $b AND a.run_id <> b.run_id
 )
 SELECT
-    dataset, shots, held, recipe, protocol, metric, count(*) AS n_pairs, avg(difference) AS mean,
+    dataset, shots, ratio, held, recipe, protocol, metric, count(*) AS n_pairs, avg(difference) AS mean,
     stddev_samp(difference) AS sd, min(difference) AS worst, max(difference) AS best,
     count(*) FILTER (difference > 0) AS a_wins, count(*) FILTER (difference < 0) AS b_wins,
-    count(*) FILTER (difference = 0) AS ties, compared, split_id, recipe_id, model_id_a, model_id_b, parameters_a,
+    count(*) FILTER (difference = 0) AS ties, max(n_labelled_a) AS n_labelled_a,
+    max(n_labelled_b) AS n_labelled_b, compared, split_id, recipe_id, model_id_a, model_id_b, parameters_a,
     parameters_b
 FROM pairs_of_runs
 GROUP BY ALL
-ORDER BY dataset, split_id, compared, held, recipe_id, protocol, model_id_a, model_id_b, parameters_a, parameters_b, shots
+ORDER BY dataset, split_id, compared, held, recipe_id, protocol, model_id_a, model_id_b, parameters_a, parameters_b, shots NULLS LAST,
+    ratio

@@ -1,9 +1,10 @@
--- Runs without a drawn support set: no image learned from (shots 0), or every training label (no number of shots).
+-- Runs without a drawn support set: on no image at all (shots 0), or on every training label (ratio NULL or 1).
 -- $dataset: name of one data set (default: all)
 -- $split_id: id of one split (default: all)
 -- $protocol: val-tuned or strict (default: all)
 SELECT
     r.dataset, r.split_id, r.protocol, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.parameters, r.shots,
+    r.ratio,
     count(DISTINCT r.run_id) AS n_runs,
     max(r.n_labelled) AS n_labelled,
     max(r.n_test) AS n_test,
@@ -13,7 +14,7 @@ SELECT
     round(avg(m.value) FILTER (m.metric = 'recall' AND m.class = 'malignant'), 12) AS recall_malignant,
     round(avg(m.value) FILTER (m.metric = 'ece'), 12) AS ece
 FROM current_runs r JOIN metrics m USING (run_id)
-WHERE m.subject = 'test' AND coalesce(r.shots, 0) = 0
+WHERE m.subject = 'test' AND (r.shots = 0 OR r.shots IS NULL AND coalesce(r.ratio, 1) = 1)
     AND ($dataset IS NULL OR r.dataset = $dataset) AND ($split_id IS NULL OR r.split_id = $split_id)
     AND ($protocol IS NULL OR r.protocol = $protocol)
 GROUP BY ALL

@@ -21,7 +21,11 @@ WITH counted AS (
     UNION ALL
     SELECT dataset, 'episodes', '', split_id, count(DISTINCT episode_id) FROM episodes GROUP BY ALL
     UNION ALL
-    SELECT dataset, 'shots', CAST(shots AS VARCHAR), split_id, count(DISTINCT episode_id) FROM episodes GROUP BY ALL
+    SELECT dataset, 'shots', CAST(shots AS VARCHAR), split_id, count(DISTINCT episode_id)
+    FROM episodes WHERE shots IS NOT NULL GROUP BY ALL
+    UNION ALL
+    SELECT dataset, 'ratios', CAST(ratio AS VARCHAR), split_id, count(DISTINCT episode_id)
+    FROM episodes WHERE shots IS NULL AND ratio IS NOT NULL GROUP BY ALL
     UNION ALL
     SELECT i.dataset, 'preprocessed', p.recipe_id, '', count(*)
     FROM preprocessed p JOIN images i USING (image_id) GROUP BY ALL
@@ -36,5 +40,5 @@ WITH counted AS (
 )
 SELECT dataset, stage, part, of, n FROM counted
 WHERE ($dataset IS NULL OR dataset = $dataset)
-    AND (stage NOT IN ('parts', 'episodes', 'shots', 'runs', 'predictions') OR $split_id IS NULL OR of = $split_id)
+    AND (stage NOT IN ('parts', 'episodes', 'shots', 'ratios', 'runs', 'predictions') OR $split_id IS NULL OR of = $split_id)
 ORDER BY ALL

@@ -6,7 +6,7 @@
 WITH wide AS (
     SELECT
         r.run_id, r.dataset, r.split_id, r.protocol, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.parameters,
-        r.shots, r.n_test,
+        r.shots, r.ratio, r.n_test,
         max(m.value) FILTER (m.metric = 'macro_f1') AS macro_f1,
         max(m.value) FILTER (m.metric = 'balanced_accuracy') AS balanced_accuracy,
         max(m.value) FILTER (m.metric = 'auroc_malignant_vs_benign') AS auroc_malignant_vs_benign,
@@ -22,7 +22,7 @@ WITH wide AS (
     FROM wide
 )
 SELECT
-    dataset, split_id, protocol, method, model, model_id, recipe, recipe_id, parameters, shots,
+    dataset, split_id, protocol, method, model, model_id, recipe, recipe_id, parameters, shots, ratio,
     count(*) AS n_runs,
     max(n_test) AS n_test,
     round(avg(macro_f1), 12) AS macro_f1,
@@ -34,4 +34,4 @@ SELECT
 FROM largest
 WHERE shots IS NOT DISTINCT FROM coalesce(CAST($shots AS INTEGER), most)
 GROUP BY ALL
-ORDER BY dataset, split_id, protocol, macro_f1 DESC NULLS LAST, method, model_id, recipe_id, parameters
+ORDER BY dataset, split_id, protocol, macro_f1 DESC NULLS LAST, method, model_id, recipe_id, parameters, ratio

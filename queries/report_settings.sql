@@ -8,6 +8,7 @@ SELECT
     count(*) AS n_runs,
     count(DISTINCT seed) AS n_seeds,
     list_sort(list(DISTINCT shots)) AS shots,
+    coalesce(list_sort(list(DISTINCT ratio) FILTER (ratio IS NOT NULL)), []) AS ratios,
     min(n_labelled) AS n_labelled_min,
     max(n_labelled) AS n_labelled_max,
     round(sum(seconds), 3) AS seconds

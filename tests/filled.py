@@ -76,6 +76,20 @@ def put_runs(store: Store, runs: list[tuple], status: str = "done", prefix: str 
     return run_ids
 
 
+NAIVE_SPLIT = "toy-naive-42-000000000009"
+
+
+def add_naive_split(store: Store, split_id: str = NAIVE_SPLIT, seed: int = 42, said: str = "SSS") -> None:
+    """A split that tests `benign-0001`, a twin of two training images, and runs of `alpha` on it that say `said`."""
+    swapped = {"toy/benign-0001": "test", "toy/benign-0004": "train"}
+    columns = {"split_id": split_id, "seed": seed, "source": "naive"}
+    store.put(schema.SPLITS, [(r := _split_row(i)) | columns | {"part": swapped.get(i, r["part"])} for i in IMAGE_IDS])
+    for (model, shots), outcomes in OUTCOMES.items():
+        for of_seed in range(len(outcomes)) if model == "alpha" else ():
+            changes = {"split_id": split_id, "episode_id": f"{split_id}-{shots}-{of_seed}", "exposure_support": 1 / 3}
+            put_runs(store, [(model, shots, of_seed, said)], prefix=split_id, **changes)
+
+
 def _metric_rows(run_id: str, predictions: list[dict]) -> list[dict]:
     values = metric_values([p["label"] for p in predictions], [p["probabilities"] for p in predictions])
     return [{"run_id": run_id, "subject": "test", "metric": metric, "class": name, "value": value,

@@ -13,10 +13,10 @@ from busistore.store import Store
 from tests import crowded
 from tests.filled import GROUPING, MODEL_IDS, RECIPE_ID, SPLIT
 
-GIVEN = {"a": "alpha", "b": "beta", "dataset": "toy"}
+GIVEN = {"a": "alpha", "b": "beta", "dataset": "toy", "run_id": "run-alpha-1-0"}
 NARROW = GIVEN | {"split_id": SPLIT, "protocol": "val-tuned"}
 # Queries that sum up over settings, where more runs are rightly counted.
-POOLED = {"hardest_images", "report_arms", "report_counts", "report_cost", "report_settings",
+POOLED = {"hardest_images", "stability", "report_arms", "report_counts", "report_cost", "report_settings",
           "report_leakage"}  # fmt: skip
 NARROWED = [n for n in queries.names() if {"split_id", "protocol"} <= set(queries.load(n).parameters)]
 

@@ -16,7 +16,7 @@ FOLDERS = {
 }  # fmt: skip
 
 OWNERS = {
-    "lancedb": {"store", "nearest"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
+    "lancedb": {"store", "nearest", "lookup"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
     "open_clip": {"models"}, "timm": {"models"}, "torch": {"models"}, "sklearn": {"methods"},
     "transformers": {"models"}, "safetensors": {"models"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
@@ -26,7 +26,7 @@ OWNERS = {
 
 FOUNDATION = {"schema", "ids", "errors"}
 COMPUTE = {
-    "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "models",
+    "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "sampling", "models",
     "methods", "metrics", "stats", "prompts", "generation", "chat", "captions",
     "alignment", "sheet",
 }  # fmt: skip
@@ -35,14 +35,17 @@ MAY_IMPORT = {
     "errors": set(), "ids": set(), "schema": {"ids", "errors"}, "rows": FOUNDATION,
     "faults": {"errors"},
     "files": FOUNDATION | {"faults", "store"},  # it names the Store in an annotation only
-    "nearest": FOUNDATION | {"faults", "store"},
-    "store": FOUNDATION | {"rows", "faults", "files", "nearest"}, "queries": {"errors"}, "readonly": FOUNDATION,
+    "lookup": FOUNDATION | {"faults", "store"},
+    "nearest": FOUNDATION | {"faults", "store", "lookup"},
+    "store": FOUNDATION | {"rows", "faults", "files", "nearest", "lookup"},
+    "queries": {"errors"}, "readonly": FOUNDATION,
     "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
-    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels"},
+    "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics"},  # the Store in annotations only
+    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison"},
     "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},
-    "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats"},
+    "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats", "comparison"},
 }  # fmt: skip
 
 

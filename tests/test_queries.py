@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,12 +16,24 @@ from busistore import queries, schema, sql
 from busistore.errors import BusistoreError
 from busistore.metrics import ece
 from busistore.store import Store
-from tests.filled import CLASSES, MODEL_IDS, NOW, OUTCOMES, SPLIT, filled_store, put_runs
+from tests import crowded
+from tests.filled import (
+    CLASSES,
+    MODEL_IDS,
+    NAIVE_SPLIT,
+    NOW,
+    OUTCOMES,
+    SPLIT,
+    add_naive_split,
+    filled_store,
+    put_runs,
+)
 
 OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
-           "hardest_images", "run_cost")  # fmt: skip
+           "hardest_images", "run_cost", "outcomes", "compared_runs", "stability", "leakage_delta")  # fmt: skip
 OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
-EXAMPLES = {"a": "alpha", "b": "beta"}  # values for parameters that are required
+OF_LEAKAGE = ("leakage_delta",)  # answered by `leaky`
+EXAMPLES = {"a": "alpha", "b": "beta", "run_id": "run-alpha-1-0"}  # values for parameters that are required
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +98,19 @@ def prompted(tmp_path_factory):
     return sql.connect(store)
 
 
+@pytest.fixture(scope="module")
+def leaky_store(tmp_path_factory):
+    """The filled store with a naive split and runs on it that are right everywhere."""
+    store = filled_store(tmp_path_factory.mktemp("leaky") / "store")
+    add_naive_split(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def leaky(leaky_store):
+    return sql.connect(leaky_store)
+
+
 def _required(name: str) -> dict[str, str]:
     return {p: EXAMPLES[p] for p, about in queries.load(name).parameters.items() if about.required}
 
@@ -94,11 +120,12 @@ def _rows(con, name: str, columns: str, **parameters) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", queries.names())
-def test_query_says_what_it_asks_and_answers(con, prompted, empty, name):
+def test_query_says_what_it_asks_and_answers(con, prompted, leaky, empty, name):
     query = queries.load(name)
     assert re.fullmatch(r"[A-Z].{20,119}[.?]", query.description)
     assert set(re.findall(r"\$(\w+)", re.sub("--.*", "", query.text))) == set(query.parameters)
-    answer = sql.ask(prompted if name in OF_PROMPTS else con, name, _required(name))
+    asked = prompted if name in OF_PROMPTS else leaky if name in OF_LEAKAGE else con
+    answer = sql.ask(asked, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
     assert answer.height or name == "stale"
 
@@ -227,8 +254,9 @@ def test_few_shot_curve(con):
 
 
 @pytest.mark.parametrize("n_seeds", [2, 10, 31, 32, 60, 1000])
-def test_intervals_of_the_few_shot_curve_are_students(con, n_seeds):
-    text = queries.load("few_shot_curve").text
+@pytest.mark.parametrize("name", ["few_shot_curve", "leakage_delta"])
+def test_intervals_of_the_queries_are_students(con, name, n_seeds):
+    text = queries.load(name).text
     numbers = re.search(r"SELECT (\[.*?\])::DOUBLE\[\] AS t", text, re.DOTALL)[1]
     formula = re.search(r"coalesce\(t\[df\], .*?\)(?= AS)", text)[0]
     value = sql.ask(con, f"SELECT {formula} FROM (SELECT {n_seeds - 1} AS df, {numbers}::DOUBLE[] AS t)").item()
@@ -324,3 +352,154 @@ def test_an_unfinished_run_is_in_no_answer(tmp_path):
     put_runs(store, [("alpha", 1, 1, "WWW")], status="failed")
     for name, answer in before.items():
         assert sql.run(store, name, _required(name)).equals(answer), name
+
+
+# Shares of the training part
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The filled store with runs of alpha on 5 % of the training part, two of them right everywhere and one nowhere."""
+    store = filled_store(tmp_path_factory.mktemp("shared") / "store")
+    for seed, outcome in enumerate(("SSS", "SSS", "WWW")):
+        at = {"shots": None, "ratio": 0.05, "episode_id": f"episode-5%-{seed}", "n_labelled": 4}
+        put_runs(store, [("alpha", 0, seed, outcome)], prefix="share", **at)
+    return sql.connect(store)
+
+
+def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
+    columns = "shots ratio model n_seeds mean n_labelled"
+    rows = _rows(shared, "leaderboard", columns, metric="accuracy")
+    assert rows[-1] == (None, 0.05, "alpha", 3, pytest.approx(2 / 3), 4)
+    assert [row[:3] for row in rows[:2]] == [(1, None, "alpha"), (1, None, "beta")]
+    assert _rows(shared, "leaderboard", columns, metric="accuracy", ratio="0.05") == rows[-1:]
+    curve = _rows(shared, "few_shot_curve", "shots ratio n_labelled", metric="accuracy", model="alpha")
+    assert curve == [(1, None, 6), (2, None, 9), (None, 0.05, 4)]
+    assert _rows(shared, "report_apart", "shots") == []
+
+
+@pytest.mark.parametrize("name", [n for n in queries.names() if "ratio" in queries.load(n).parameters])
+def test_ratio_may_be_text_or_number_and_leaves_the_rest_out(shared, name):
+    answer = sql.ask(shared, name, {**_required(name), "ratio": "0.05"})
+    assert_frame_equal(answer, sql.ask(shared, name, {**_required(name), "ratio": 0.05}), abs_tol=1e-12)
+    assert answer.height
+    assert "ratio" not in answer.columns or set(answer["ratio"]) == {0.05}
+
+
+@pytest.mark.parametrize("name", [n for n in queries.names() if "shots" in queries.load(n).parameters])
+def test_whatever_is_asked_by_shots_is_asked_by_share_too(name):
+    assert "ratio" in queries.load(name).parameters or name == "report_leaderboard"
+
+
+# What feeds comparisons
+
+
+def test_outcomes_has_one_row_a_run_in_the_order_of_images(con):
+    rows = sql.ask(con, "outcomes", {"model_id": MODEL_IDS["beta"], "shots": 1})
+    assert rows.select("run_id", "seed", "n_images").rows() == [(f"run-beta-1-{s}", s, 3) for s in range(3)]
+    assert rows["probabilities"][0].to_list() == [0.5, 0.3, 0.2, 0.1, 0.2, 0.7, 0.7, 0.1, 0.2]  # U, W, W
+    assert rows["images_md5"].n_unique() == 1
+    tested = _rows(con, "tested_images", "image_id group_id label", run_id="run-beta-1-0")
+    assert tested == [(f"toy/{c}-0004", f"G-toy/{c}-0004", c) for c in CLASSES]
+
+
+def test_compared_runs_are_those_of_one_support_set(con):
+    rows = _rows(con, "compared_runs", "compared held shots seed run_a run_b", a="beta", b="alpha")
+    assert rows == [("model", "linear-probe", n, s, f"run-beta-{n}-{s}", f"run-alpha-{n}-{s}")
+                    for n in (1, 2) for s in range(3)]  # fmt: skip
+    assert _rows(con, "compared_runs", "run_a", a="beta", b="alpha", method="knn") == []
+
+
+# Stability
+
+
+def test_stability(con):
+    """Share of pairs of runs that differ, by going through the pairs: seeds of one model, models at one seed."""
+    said = {(m, seed): OUTCOMES[m, 1][seed] for m in ("alpha", "beta") for seed in range(3)}
+    called = {c: {key: _called(k, sure[k]) for key, sure in said.items()} for k, c in enumerate(CLASSES)}
+    columns = "label n_runs share_wrong flip_rate_seeds flip_rate_models lesion_area_px n_artefacts group_size"
+    found = {row[0]: row[1:] for row in _rows(con, "stability", columns, shots=1)}
+    for c in CLASSES:
+        seeds = [called[c][m, a] != called[c][m, b] for m in ("alpha", "beta") for a, b in ((0, 1), (0, 2), (1, 2))]
+        models = [called[c]["alpha", s] != called[c]["beta", s] for s in range(3)]
+        wrong = np.mean([v != c for v in called[c].values()])
+        area = 0 if c == "normal" else 197
+        expected = (6, wrong, np.mean(seeds), np.mean(models), area, 0, 1)
+        assert found[c] == pytest.approx(expected)
+
+
+def _called(k: int, sure: str) -> str:
+    return CLASSES[(k + 1) % 3] if sure == "W" else CLASSES[k]
+
+
+def test_stability_of_one_run_has_no_flip_rate(tmp_path):
+    store = Store.create(tmp_path / "store")
+    put_runs(store, [("alpha", 1, 0, "SSW")])
+    columns = "label mostly_said n_runs share_wrong flip_rate_seeds flip_rate_models"
+    assert sql.run(store, "stability").select(columns.split()).rows()[0] == ("normal", "benign", 1, 1.0, None, None)
+
+
+def test_stability_counts_artefacts(tmp_path):
+    store = filled_store(tmp_path / "store")
+    rows = store.read("preprocessed").to_pylist()
+    marked = '[{"kind":"caliper"},{"kind":"text"}]'
+    changed = [r | {"png": b"", "artefacts": marked} for r in rows if r["image_id"] == "toy/benign-0004"]
+    store.put(schema.PREPROCESSED, changed, replace=True)
+    found = sql.run(store, "stability", {"shots": 2}).select("label", "n_artefacts").rows()
+    assert dict(found) == {"benign": 2, "malignant": 0, "normal": 0}
+
+
+# Leakage
+
+
+def test_leakage_delta(leaky):
+    """Right everywhere on the naive split; on the grouped one alpha reaches 1, 2/3, 2/3 at one shot and 1 at two."""
+    columns = "shots n_split_pairs n_pairs mean_naive mean_grouped difference sd low high spread_over"
+    one, two = _rows(leaky, "leakage_delta", columns, metric="accuracy")
+    sd = 1 / 3 / math.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * sd / math.sqrt(3)
+    assert one == (1, 1, 3, 1.0, pytest.approx(7 / 9), pytest.approx(2 / 9), pytest.approx(sd),
+                   pytest.approx(2 / 9 - half, abs=1e-4), pytest.approx(2 / 9 + half, abs=1e-4), "seeds")  # fmt: skip
+    assert two == (2, 1, 3, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, "seeds")
+    columns = "exposure_support_naive exposure_support_grouped n_groups_cut naive grouped"
+    assert _rows(leaky, "leakage_delta", columns)[0] == (pytest.approx(1 / 3), 0.0, 1, NAIVE_SPLIT, SPLIT)
+
+
+@pytest.mark.parametrize(("asked", "n"), [
+    ({"naive": NAIVE_SPLIT}, 2), ({"grouped": SPLIT}, 2), ({"naive": NAIVE_SPLIT, "grouped": SPLIT}, 2),
+    ({"naive": SPLIT}, 0), ({"grouped": NAIVE_SPLIT}, 0), ({"model": "alpha"}, 2), ({"model": "beta"}, 0),
+    ({"method": "linear-probe"}, 2), ({"method": "knn"}, 0), ({"protocol": "strict"}, 0), ({"dataset": "toy"}, 2),
+])  # fmt: skip
+def test_leakage_delta_may_be_narrowed(leaky, asked, n):
+    assert sql.ask(leaky, "leakage_delta", asked).height == n
+
+
+def test_leakage_over_several_pairs_of_splits_is_a_mean_of_their_means(tmp_path):
+    """Pairs drawn with the seeds 42 and 7: mean differences at one shot 2/9, and -7/9 for runs that are all wrong."""
+    store = filled_store(tmp_path / "store")
+    add_naive_split(store)
+    rows = [r for r in store.read("splits").to_pylist() if r["split_id"] == SPLIT]
+    store.put(schema.SPLITS, [r | {"split_id": "toy-7", "seed": 7} for r in rows])
+    runs = [r for r in store.read("runs").to_pylist() if r["split_id"] == SPLIT and r["model"] == "alpha"]
+    for r in runs:
+        outcome = OUTCOMES["alpha", r["shots"]][r["seed"]]
+        at = {"split_id": "toy-7", "episode_id": "seven-" + r["episode_id"]}
+        put_runs(store, [("alpha", r["shots"], r["seed"], outcome)], prefix="seven", **at)
+    add_naive_split(store, "toy-naive-7", seed=7, said="WWW")
+    asked = {"metric": "accuracy"}
+    row = sql.run(store, "leakage_delta", asked).filter(shots=1).to_dicts()[0]
+    means = np.array([2 / 9, -7 / 9])
+    assert (row["n_split_pairs"], row["n_pairs"], row["spread_over"]) == (2, 6, "pairs of splits")
+    assert (row["difference"], row["sd"]) == pytest.approx((means.mean(), means.std(ddof=1)))
+    assert row["naive"] == f"{NAIVE_SPLIT}, toy-naive-7"
+    crossed = sql.run(store, "leakage_delta", asked | {"naive": "toy-naive-7", "grouped": SPLIT})
+    assert crossed["n_split_pairs"].to_list() == [1, 1]
+
+
+@pytest.mark.parametrize("add", crowded.HARMLESS, ids=lambda add: add.__name__)
+def test_leakage_delta_counts_nothing_twice(leaky, leaky_store, tmp_path, add):
+    shutil.copytree(leaky_store.path, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    add(store)
+    asked = {"dataset": "toy", "metric": "accuracy"}
+    assert_frame_equal(sql.run(store, "leakage_delta", asked), sql.ask(leaky, "leakage_delta", asked))

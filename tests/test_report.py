@@ -20,15 +20,28 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from busistore import queries, report, schema, sql
+from busistore import queries, report, schema, sql, stats
+from busistore.comparison import Outcomes
 from busistore.errors import BusistoreError
-from busistore.report import charts, curves, flow, grids, parts, pictures, settings, style
+from busistore.report import (
+    calibration,
+    charts,
+    curves,
+    decisions,
+    flow,
+    grids,
+    parts,
+    pictures,
+    points,
+    settings,
+    style,
+)
 from busistore.store import Store
-from tests.filled import GROUPING, NOW, filled_store, image_row, put_runs
+from tests.filled import GROUPING, NOW, add_naive_split, filled_store, image_row, put_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FIGURES = ("flow", "learning-curves", "confusion", "roc", "reliability", "hardest-images")
-TABLES = ("table-1", "audit", "leakage", "leaderboard", "run-costs", "models", "settings")
+FIGURES = ("flow", "learning-curves", "differences", "confusion", "roc", "reliability", "decisions", "hardest-images")
+TABLES = ("table-1", "audit", "leakage", "leaderboard", "calibration", "run-costs", "models", "settings")
 EVIL = '<img src=x onerror="alert(1)">&$x$'
 
 
@@ -251,8 +264,8 @@ def test_runs_without_a_support_set_stand_apart_and_leave_the_comparison_as_it_w
     assert "zero-shot rank=none 0.556 without a support set" in text  # in the words beside the curve of alpha
     assert "Support sets of 1 and 2 images per class" in text
     assert "he best of 2 settings at 2 labelled images per class" in html.unescape(text)
-    points = pl.read_csv(tmp_path / "out" / "learning-curves.points.csv")
-    assert set(points["Method"]) == {"linear-probe"}
+    drawn = pl.read_csv(tmp_path / "out" / "learning-curves.points.csv")
+    assert set(drawn["Method"]) == {"linear-probe"}
 
 
 def test_a_store_of_zero_shot_runs_alone_ranks_them(tmp_path):
@@ -279,6 +292,95 @@ def test_a_store_of_supervised_read_outs_alone_ranks_nothing(tmp_path):
     assert "leaderboard" not in seen.tables
     assert [row[0] for row in seen.tables["supervised"][1:]] == ["text-readout"]
     assert "no run has a support set of its own yet" in (tmp_path / "out" / "index.html").read_text()
+
+
+def add_shares(store: Store) -> None:
+    """Runs of alpha on 5 and 20 % of the training part."""
+    for ratio, outcomes in ((0.05, ("SUW", "WWW", "SSS")), (0.2, ("SSS", "SSU", "SSW"))):
+        for seed, outcome in enumerate(outcomes):
+            at = {"shots": None, "ratio": ratio, "episode_id": f"{ratio}-{seed}"}
+            put_runs(store, [("alpha", 0, seed, outcome)], prefix=f"share{ratio}", **at)
+
+
+def test_shares_of_the_training_part_have_a_figure_of_their_own(page, tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_shares(store)
+    path = report.build(store, tmp_path / "out")
+    seen = outline(path)
+    assert {"share-curves", "learning-curves"} <= set(seen.ids)
+    assert seen.tables["leaderboard"] == outline(page).tables["leaderboard"]
+    assert not {"supervised", "zero-shot"} & set(seen.tables)
+    drawn = pl.read_csv(path.parent / "share-curves.points.csv")
+    assert drawn.filter(Metric="Macro-F1").select("Share", "Seeds").rows() == [("5%", 3), ("20%", 3)]
+    values = sql.run(store, "report_curves").filter(metric="macro_f1", ratio=0.05)["value"]
+    assert drawn.filter(Metric="Macro-F1")["Mean"][0] == pytest.approx(values.mean(), abs=5e-5)
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert "Support sets of 5% and 20% of each class of the training part were drawn too." in text
+    assert "by labelled share of the training part: linear-probe from" in text
+    assert pl.read_csv(path.parent / "learning-curves.points.csv")["Shots"].unique().sort().to_list() == [1, 2]
+
+
+def test_a_store_of_shares_alone_draws_them(tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_shares(store)
+    store.delete("runs", "shots IS NOT NULL")
+    seen = outline(report.build(store, tmp_path / "out"))
+    assert "share-curves" in seen.ids
+    assert "leaderboard" not in seen.tables
+    assert "learning-curves" not in seen.ids
+
+
+def test_leakage_is_shown_where_both_splits_are_there(page, tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_naive_split(store)
+    path = report.build(store, tmp_path / "out")
+    seen = outline(path)
+    assert "leakage-delta" not in outline(page).ids
+    assert "leakage-delta" in seen.ids
+    wanted = sql.run(store, "leakage_delta")
+    shown = [row for row in seen.tables["leakage-deltas"][1:] if row[0] == "Macro-F1"]
+    assert [row[2] for row in shown] == ["1 shot", "2 shots"]
+    assert [row[6].split(" ")[0] for row in shown] == [f"{v:.3f}" for v in wanted["difference"]]
+    assert shown[0][7:] == ["33.3% / 0.0%", "0.0% / 0.0%"]
+    text = html.unescape(path.read_text(encoding="utf-8"))
+    assert "This split cuts 1 near-duplicate group: these scores are optimistic" in text
+    assert "Results: toy, val-tuned, on a split that cuts groups" in text
+    assert column(seen.tables["leaderboard"], "Runs") == ["3", "3"], "the grouped split comes first"
+    assert column(seen.tables["leaderboard-2"], "Encoder") == ["alpha"]
+
+
+def test_differences_are_those_of_the_leader(store, page):
+    """One group of each class, so no interval and no p; the mean is that of the leaderboard."""
+    drawn = pl.read_csv(page.parent / "differences.points.csv").filter(Metric="Macro-F1")
+    first, second = sql.run(store, "report_leaderboard")["macro_f1"]
+    assert drawn.select("Less", "Low").rows() == [("linear-probe, beta", "–")]
+    assert drawn["Difference"][0] == pytest.approx(first - second, abs=5e-5)
+
+
+def test_settings_on_other_support_sets_are_not_subtracted(tmp_path):
+    store = filled_store(tmp_path / "store")
+    runs = [r for r in store.read("runs").to_pylist() if r["model"] == "beta"]
+    store.put(schema.RUNS, [r | {"episode_id": "other-" + r["episode_id"]} for r in runs], replace=True)
+    assert "differences" not in outline(report.build(store, tmp_path / "out")).ids
+
+
+def test_what_is_too_large_is_not_written_and_what_cannot_be_read_is_left_out(store, page, tmp_path, monkeypatch):
+    from busistore.report import arms
+
+    monkeypatch.setattr(arms, "MOST_WRITTEN", 0)
+    path = report.build(store, tmp_path / "unwritten")
+    assert not (path.parent / "outcomes.csv").exists()
+    assert (path.parent / "outcomes.sql").exists()
+    assert "too large to stand here" in path.read_text(encoding="utf-8")
+    assert outline(path).tables["calibration"] == outline(page).tables["calibration"]
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 6 * 3)  # the runs at two shots, and no more
+    path = report.build(store, tmp_path / "some")
+    assert outline(path).tables["calibration"] == outline(page).tables["calibration"]
+    assert "shots" in (path.parent / "outcomes.sql").read_text().split("bound:")[1]
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 6 * 3 - 1)
+    seen = outline(report.build(store, tmp_path / "none"))
+    assert not {"roc", "reliability", "decisions", "differences"} & set(seen.ids)
+    assert {"learning-curves", "confusion"} <= set(seen.ids)
 
 
 # Numbers
@@ -337,28 +439,39 @@ def test_table1_counts_by_hand(page):
 
 
 def test_learning_curve_points_are_means_over_seeds(store, page):
-    points = pl.read_csv(page.parent / "learning-curves.points.csv")
+    drawn = pl.read_csv(page.parent / "learning-curves.points.csv")
     values = sql.run(store, "report_curves").group_by("model", "metric", "shots").agg(pl.col("value").mean())
     for model, metric, shots, mean in values.iter_rows():
-        here = points.filter(Encoder=model, Metric=curves.METRICS[metric], Shots=shots)
+        here = drawn.filter(Encoder=model, Metric=points.METRICS[metric], Shots=shots)
         assert here["Mean"].to_list() == [pytest.approx(mean, abs=5e-5)]
-    assert set(points.filter(Metric="Macro-F1")["Interval"]) == {"–"}, "one group a class says nothing of new images"
+    assert set(drawn["Interval"]) == {"–"}, "one group a class says nothing of new images"
 
 
-def _points_of(n_seeds: int, wrong: tuple[int, ...] = (0, 3)) -> list[curves.Point]:
+ROW = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
+SIZE = (("m", "a", "r", "{}"), 1, None)
+
+
+def _values(*values: float, **changes) -> pl.DataFrame:
+    """Rows of `report_curves`, one per seed."""
+    rows = [ROW | changes | {"run_id": str(k), "value": v} for k, v in enumerate(values)]
+    return pl.DataFrame(rows).with_columns(pl.lit(changes.get("ratio"), pl.Float64).alias("ratio"))
+
+
+def _said(predicted: list[list[int]], true: list[int], classes: str = "ab") -> Outcomes:
+    """Runs that are certain of the classes they predict, each image its own group."""
+    probs = np.eye(len(classes))[predicted]
+    return Outcomes(np.array(true), list(map(str, range(len(true)))), list(classes), probs,
+                    [f"e{k}" for k in range(len(probs))], "images")  # fmt: skip
+
+
+def _points_of(n_seeds: int, wrong: tuple[int, ...] = (0, 3)) -> list[points.Point]:
     """Points of macro-F1 on six images of two classes, each its own group; with seed s image `wrong[s]` is wrong."""
-    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
-    values = pl.DataFrame([row | {"run_id": str(s), "value": 29 / 35} for s in range(n_seeds)])
-    labels = ["a", "a", "a", "b", "b", "b"]
-    rows = [
-        {"run_id": str(s), "image_id": str(k), "group_id": str(k), "label": label,
-         "predicted": label if k != wrong[s] else "ab".replace(label, "")}
-        for s in range(n_seeds) for k, label in enumerate(labels)
-    ]  # fmt: skip
-    return curves.points(values, pl.DataFrame(rows))
+    true = [0, 0, 0, 1, 1, 1]
+    predicted = [[1 - c if k == wrong[s] else c for k, c in enumerate(true)] for s in range(n_seeds)]
+    return points.points(_values(*[29 / 35] * n_seeds), {SIZE: _said(predicted, true)})
 
 
-@pytest.mark.parametrize(("n_seeds", "kind"), [(1, curves.ONE_WAY), (2, curves.TWO_WAY)])
+@pytest.mark.parametrize(("n_seeds", "kind"), [(1, points.ONE_WAY), (2, points.TWO_WAY)])
 def test_intervals_of_macro_f1_cover_groups_and_say_whether_seeds(n_seeds, kind):
     (point,) = _points_of(n_seeds)
     assert (point.interval, point.n_seeds) == (kind, n_seeds)
@@ -366,50 +479,108 @@ def test_intervals_of_macro_f1_cover_groups_and_say_whether_seeds(n_seeds, kind)
 
 
 def test_intervals_fall_back_to_seeds_without_predictions():
-    row = {"method": "m", "model_id": "a", "recipe_id": "r", "parameters": "{}", "metric": "macro_f1", "shots": 1}
-    values = pl.DataFrame([row | {"run_id": "1", "value": 0.4}, row | {"run_id": "2", "value": 0.6}])
-    (point,) = curves.points(values, None)
+    values = _values(0.4, 0.6)
+    (point,) = points.points(values, {})
     half = 12.706204736432095 * math.sqrt(0.02) / math.sqrt(2)  # t(0.975, 1 degree of freedom)
-    assert (point.mean, point.interval, point.n_seeds) == (pytest.approx(0.5), curves.STUDENT, 2)
+    assert (point.mean, point.interval, point.n_seeds) == (pytest.approx(0.5), points.STUDENT, 2)
     assert half > 1, "Student's t alone would leave the range of the metric"
     assert (point.low, point.high) == (0, 1)
-    (narrow,) = curves.points(values.with_columns(pl.col("value") / 100 + 0.5), None)
+    (narrow,) = points.points(values.with_columns(pl.col("value") / 100 + 0.5), {})
     assert (narrow.low, narrow.high) == pytest.approx((0.505 - half / 100, 0.505 + half / 100))
+
+
+@pytest.mark.parametrize("metric", points.METRICS)
+def test_every_metric_has_the_interval_over_seeds_and_groups(metric):
+    """On the probabilities, not on what was said: that of the statistics themselves."""
+    rng = np.random.default_rng(3)
+    probs = rng.dirichlet(np.ones(3), (4, 30))
+    true = np.repeat([0, 1, 2], 10)
+    said = Outcomes(true, [str(k // 2) for k in range(30)], ["benign", "malignant", "normal"], probs, list("abcd"), "i")
+    wanted = stats.two_way(metric, true, probs, said.groups, said.classes)
+    (point,) = points.points(_values(0.1, 0.2, 0.3, 0.4, metric=metric), {SIZE: said})
+    assert (point.low, point.high) == (wanted.low, wanted.high)
+    assert (point.interval, point.values) == (points.TWO_WAY, (0.1, 0.2, 0.3, 0.4))
+
+
+def test_an_interval_of_other_runs_is_not_taken():
+    """Outcomes of two runs for three values: some run predicted nothing, or on other images."""
+    (point,) = points.points(_values(0.1, 0.2, 0.3), {SIZE: _said([[0, 1], [1, 1]], [0, 1])})
+    assert point.interval == points.STUDENT
+
+
+@pytest.mark.parametrize(("n", "marks"), [(1, 0), (2, 2), (20, 20), (21, 2)])
+def test_seeds_are_marks_and_of_many_the_middle(n, marks):
+    values = tuple(k / 100 for k in range(n))
+    point = points.Point((), "macro_f1", 1, 0.5, None, None, n, points.STUDENT, values=values)
+    drawn = curves._spread(point)
+    assert len(drawn) == marks
+    if n == 21:
+        assert drawn == pytest.approx([0.02, 0.18])
 
 
 def test_bands_join_only_intervals_of_one_kind():
     row = {"setting": (), "metric": "macro_f1", "mean": 0.5, "n_seeds": 2}
-    known = {"low": 0.4, "high": 0.6, "interval": curves.TWO_WAY}
-    kinds = [known, known, {"low": None, "high": None, "interval": curves.STUDENT}, known,
-             known | {"interval": curves.ONE_WAY}]  # fmt: skip
-    line = [curves.Point(**row, **kind, shots=2**k) for k, kind in enumerate(kinds)]
+    known = {"low": 0.4, "high": 0.6, "interval": points.TWO_WAY}
+    kinds = [known, known, {"low": None, "high": None, "interval": points.STUDENT}, known,
+             known | {"interval": points.ONE_WAY}]  # fmt: skip
+    line = [points.Point(**row, **kind, shots=2**k) for k, kind in enumerate(kinds)]
     assert [[p.shots for p in band] for band in curves.bands(line)] == [[1, 2], [8], [16]]
 
 
 def test_chance_is_the_expected_f1_of_a_uniform_guess():
     """Three classes of equal size: precision and recall are both 1/3. Unequal: worked by hand."""
-    assert curves.chance({"a": 5, "b": 5, "c": 5}, "macro_f1") == pytest.approx(1 / 3)
-    assert curves.chance({"a": 3, "b": 1}, "macro_f1") == pytest.approx((0.6 + 1 / 3) / 2)
-    assert curves.chance({}, "macro_f1") is None
-    assert curves.chance({"a": 1}, "auroc_malignant_vs_benign") == 0.5
+    assert points.chance({"a": 5, "b": 5, "c": 5}, "macro_f1") == pytest.approx(1 / 3)
+    assert points.chance({"a": 3, "b": 1}, "macro_f1") == pytest.approx((0.6 + 1 / 3) / 2)
+    assert points.chance({}, "macro_f1") is None
+    assert points.chance({"a": 1}, "auroc_malignant_vs_benign") == 0.5
+
+
+def _scored(p_malignant: list[list[float]], p_benign: list[list[float]], labels: list[str]) -> Outcomes:
+    classes = ["benign", "malignant", "normal"]
+    benign, malignant = np.array(p_benign), np.array(p_malignant)
+    probs = np.stack([benign, malignant, 1 - benign - malignant], axis=-1)
+    true = np.array([classes.index(label) for label in labels])
+    return Outcomes(true, list(map(str, range(len(labels)))), classes, probs, [f"e{k}" for k in range(len(probs))], "i")
 
 
 def test_mean_roc_by_hand():
     """Seed 0 separates perfectly; seed 1 gives all the same score, which is the diagonal."""
     labels = ["malignant", "malignant", "benign", "benign", "normal"]
-    rows = pl.DataFrame({
-        "seed": [0] * 5 + [1] * 5, "label": labels * 2,
-        "p_malignant": [0.9, 0.8, 0.1, 0.2, 1.0] + [0.3] * 5, "p_benign": [0.1, 0.1, 0.8, 0.6, 0.0] + [0.3] * 5,
-    })  # fmt: skip
-    false_rate, true_rate, area = charts.mean_roc(rows)
+    said = _scored([[0.9, 0.8, 0.1, 0.2, 1.0], [0.3] * 5], [[0.1, 0.1, 0.8, 0.6, 0.0], [0.3] * 5], labels)
+    false_rate, true_rate, area = charts.mean_roc(said)
     assert area == pytest.approx(0.75)
     np.testing.assert_allclose(true_rate[1:-1], (1 + false_rate[1:-1]) / 2)
-    assert charts.mean_roc(rows.filter(label="benign")) is None
+    assert charts.mean_roc(said._replace(true=np.zeros(5, int))) is None
+    assert charts.mean_roc(said._replace(classes=["a", "b", "c"])) is None
+
+
+def test_decision_curve_by_hand():
+    """Two of five are malignant. At 0.5 seed 0 calls .9, .8 and the normal image, seed 1 none."""
+    labels = ["malignant", "malignant", "benign", "benign", "normal"]
+    said = _scored([[0.9, 0.8, 0.1, 0.2, 1.0], [0.3] * 5], [[0.1, 0.1, 0.8, 0.6, 0.0], [0.3] * 5], labels)
+    found = decisions.curve(said)
+    at = {float(t): k for k, t in enumerate(decisions.THRESHOLDS)}
+    assert found.benefit[at[0.5]] == pytest.approx((2 / 5 - 1 / 5) / 2)
+    assert found.benefit[at[0.25]] == pytest.approx(((2 - 1 / 3) / 5 + (2 - 3 / 3) / 5) / 2)
+    assert found.of_all[at[0.5]] == pytest.approx(2 / 5 - 3 / 5)
+    assert decisions.curve(said._replace(true=np.zeros(5, int))) is None
+
+
+def test_calibration_table_by_hand():
+    """Certain and right but once: Brier of p(malignant) is 1/4, uncertainty 1/4; slopes do not exist."""
+    classes = ["benign", "malignant"]
+    said = Outcomes(np.array([0, 0, 1, 1]), list("abcd"), classes, np.eye(2)[[[0, 1, 1, 1]]], ["e"], "i")
+    row = calibration.table("c", [(settings.Setting("clip", "knn"), said)], []).rows[0]
+    cells = dict(zip(calibration.HEAD, row))
+    assert (cells["Brier"], cells["Uncertainty"], cells["ECE"]) == ("0.250", "0.2500", "0.250")
+    assert float(cells["Reliability"]) - float(cells["Resolution"]) == pytest.approx(0, abs=1e-3)
+    blind = calibration.table("c", [(settings.Setting("clip", "knn"), said._replace(classes=["a", "b"]))], []).rows[0]
+    assert blind[4:] == ["–"] * (len(calibration.HEAD) - 4)
 
 
 def _words(newest: dict | None = None, **row) -> str:
     """What is said of one split with 3 runs, made of the grouping g1."""
-    from busistore.report.data import leakage_words
+    from busistore.report.leakage import words as leakage_words
 
     before = {"split_id": "s", "grouping": "g1", "n_runs": 3, "n_groups_cut": 0}
     before |= {"exposure_support_max": 0.0, "exposure_val_max": 0.0}
@@ -490,8 +661,11 @@ def test_one_run_at_more_shots_changes_no_comparison(page, tmp_path):
     put_runs(store, [("alpha", 4, 0, "SSS")])
     again = report.build(store, tmp_path / "out")
     assert outline(again).tables["leaderboard"] == outline(page).tables["leaderboard"]
-    for name in ("confusion", "predictions"):
-        assert (again.parent / f"{name}.csv").read_text() == (page.parent / f"{name}.csv").read_text()
+    for name in ("confusion.csv", "differences.points.csv", "calibration"):
+        if name.endswith(".csv"):
+            assert (again.parent / name).read_text() == (page.parent / name).read_text()
+        else:
+            assert outline(again).tables[name] == outline(page).tables[name]
     text = again.read_text(encoding="utf-8")
     assert "The best of 2 settings at 2 labelled images per class" in text
     assert "Runs at 4 do not cover all settings equally and are not compared." in text
@@ -560,6 +734,9 @@ def test_flow_counts_stages():
     by_name = {b.name: b for b in flow.boxes(rows)}
     assert by_name["splits"].detail == "8 train · 2 test"
     assert by_name["episodes"].detail == "2–16 shots"
+    shares = [{"stage": "ratios", "part": part, "n": 1} for part in ("0.2", "0.05")]
+    assert {b.name: b for b in flow.boxes([*rows, *shares])}["episodes"].detail == "2–16 shots, 5–20%"
+    assert {b.name: b for b in flow.boxes(shares[:1])}["episodes"].detail == "20%"
     assert (by_name["runs"].n, by_name["runs"].detail) == (4, "by 1 method")
     assert "1\N{NARROW NO-BREAK SPACE}200 images" in flow.flow(rows)[0].alt
 

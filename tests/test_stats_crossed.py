@@ -246,14 +246,6 @@ def test_a_class_that_lies_in_groups_of_another_alone_has_no_interval():
     assert 0 < got.var_groups < 0.25
 
 
-def test_predicted_classes_are_probabilities_of_one():
-    true, probs, groups = runs()
-    said = probs.argmax(axis=-1)
-    old = stats.two_way_interval(true, said, groups, 3, "macro_f1", n_resamples=100)
-    new = stats.two_way("macro_f1", true, probs, groups, CLASSES, n_resamples=100)
-    assert old == (new.estimate, new.low, new.high, 45)
-
-
 def test_what_cannot_be_estimated_is_said():
     true, probs, groups = runs()
     with pytest.raises(UnknownName, match="did you mean 'auroc'"):

@@ -101,6 +101,21 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def sizes(text: str) -> list[tuple[int | None, float | None]]:
+    """(shots, ratio) of support sets: images per class, or a share of the training part.
+
+    >>> sizes("4,5%")
+    [(4, None), (None, 0.05)]
+    """
+    found: list[tuple[int | None, float | None]] = []
+    for part in names(text):
+        try:
+            found.append((None, float(part[:-1]) / 100) if part.endswith("%") else (int(part), None))
+        except ValueError:
+            raise click.UsageError(f"--shots takes sizes such as 1,2,4 or 5%,10%, not '{part}'") from None
+    return found
+
+
 def pairs(texts: tuple[str, ...]) -> dict[str, str]:
     """{name: value} from `-p name=value` options."""
     broken = [t for t in texts if "=" not in t]
@@ -159,5 +174,6 @@ def main() -> None:
         raise
 
 
-for _verbs in ("models", "data", "text", "work", "search", "ask"):  # each registers its verbs, in the order of the work
+# each registers its verbs, in the order of the work
+for _verbs in ("models", "data", "text", "work", "compare", "search", "ask"):
     import_module(f"busistore.cli.{_verbs}")

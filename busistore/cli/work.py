@@ -6,24 +6,10 @@ from pathlib import Path
 
 import click
 
-from busistore.cli import app, dry_run_option, finish, names, pairs, quiet_option, store_option, tracker
+from busistore.cli import app, dry_run_option, finish, names, pairs, quiet_option, sizes, store_option, tracker
 from busistore.cli.data import precision_option, recipe_option, weights_option
 
 SHOTS = "1,2,4,8,16,32"
-
-
-def _sizes(text: str) -> tuple[list[int], list[float]]:
-    """Numbers of images per class, and shares of the training part.
-
-    >>> _sizes("1,2,5%")
-    ([1, 2], [0.05])
-    """
-    parts = names(text)
-    try:
-        shots = [int(part) for part in parts if not part.endswith("%")]
-        return shots, [float(part[:-1]) / 100 for part in parts if part.endswith("%")]
-    except ValueError:
-        raise click.UsageError(f"--shots takes numbers and shares such as {SHOTS} or 5%,10%, not '{text}'") from None
 
 
 @app.command()
@@ -56,7 +42,8 @@ def evaluate(
     from busistore.jobs import evaluate as jobs
     from busistore.store import Store
 
-    n_shots, ratios = _sizes(shots)
+    asked = sizes(shots)
+    n_shots, ratios = [n for n, _ in asked if n is not None], [r for _, r in asked if r is not None]
     report = jobs.evaluate(
         Store.open(path), names(methods), names(models), n_shots, range(seeds), ratios=ratios, split=split,
         dataset=dataset,

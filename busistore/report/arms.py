@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from busistore.report import curves
-from busistore.report.curves import Point
+import polars as pl
+
+from busistore import comparison
+from busistore.comparison import Outcomes
 from busistore.report.grids import Grid, grid
 from busistore.report.parts import decimal, plural
-from busistore.report.settings import Setting, key, name_settings
-from busistore.report.sources import Sources
+from busistore.report.points import Point, Size, points
+from busistore.report.settings import COLUMNS, Setting, key, name_settings
+from busistore.report.sources import Source, Sources
 
 MOST_ARMS = 6
-MOST_OUTCOMES = 1_000_000  # predictions that intervals resample; beyond, their CSV alone would be 60 MB
+MOST_OUTCOMES = 2_500_000  # predictions that intervals resample, which take some 400 bytes each while they are read
+MOST_WRITTEN = 300_000  # predictions that stand beside the page: 20 MB of CSV
 
 
 @dataclass
 class Arm:
     """Runs that may be compared: one data set, split and protocol. `at` binds a question to it.
 
-    `board` and `points` are of the settings on the grid; `apart` and `levels` of those without a drawn support set.
+    `board` and `points` are of the settings on the grid; `apart` and `levels` of those without a drawn support set;
+    `shares` are the points of support sets that are a share of the training part. `said` has what the runs predicted.
     """
 
     row: dict[str, Any]
@@ -32,11 +38,12 @@ class Arm:
     apart: list[dict[str, Any]] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     levels: list[Point] = field(default_factory=list)
+    shares: list[Point] = field(default_factory=list)
+    said: Mapping[Size, Outcomes] = field(default_factory=dict, repr=False)
 
-    @property
-    def few(self) -> bool:
-        """Whether all its predictions may be read at once."""
-        return self.row["n_runs"] * (self.row["n_test"] or 0) <= MOST_OUTCOMES
+    def outcomes(self, setting: tuple) -> Outcomes | None:
+        """What the runs of a setting on the grid predicted at the number of shots at which it is shown."""
+        return self.said.get((setting, self.grid.at(setting), None))
 
     @property
     def where(self) -> str:
@@ -72,16 +79,53 @@ def arms(sources: Sources) -> list[Arm]:
         arm.board = [r for r in board if own.has(key(r), r["shots"])]
         apart = sources.ask("apart" + arm.suffix, "report_apart", **at).rows()
         arm.apart = [r for r in apart if not own.has(key(r), r["shots"])]
-        values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at)
-        outcomes = sources.ask("outcomes" + arm.suffix, "report_outcomes", **at).frame if arm.few else None
-        arm.names = name_settings([*arm.board, *arm.apart])
+        values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at).frame
+        arm.said = _said(sources, arm, covered)
+        by_share = _drawn_by_share(values).unique(COLUMNS, maintain_order=True).to_dicts()
+        arm.names = name_settings([*arm.board, *arm.apart, *by_share])
         if own.shots is None:
             arm.board.sort(key=lambda r: arm.names[key(r)])
-        points = curves.points(values.frame, outcomes)
-        arm.points = [p for p in points if own.has(p.setting, p.shots)]
-        arm.levels = [p for p in points if not own.has(p.setting, p.shots)]
+        _share_out(arm, points(values, arm.said))
         found.append(arm)
     return found
+
+
+def _drawn_by_share(values: pl.DataFrame) -> pl.DataFrame:
+    """The runs whose support set is a share of the training part, and not the whole."""
+    return values.filter(pl.col("shots").is_null() & (pl.col("ratio") < 1))
+
+
+def _share_out(arm: Arm, found: list[Point]) -> None:
+    """Each point to where it is drawn."""
+    for point in found:
+        drawn = point.shots is None and point.ratio is not None and point.ratio < 1
+        where = arm.shares if drawn else arm.points if arm.grid.has(point.setting, point.shots) else arm.levels
+        where.append(point)
+
+
+def _said(sources: Sources, arm: Arm, covered: list[dict[str, Any]]) -> dict[Size, Outcomes]:
+    """What the runs predicted: all of them, or where they are too many those at the compared number of shots."""
+    n_test, shots = arm.row["n_test"] or 0, None
+    n_runs = arm.row["n_runs"]
+    if n_runs * n_test > MOST_OUTCOMES:
+        own = [r for r in covered if all(r[name] == value for name, value in arm.at.items())]
+        shots, n_runs = arm.grid.shots, sum(r["n_runs"] for r in own if r["shots"] == arm.grid.shots)
+        if shots is None or n_runs * n_test > MOST_OUTCOMES:
+            return {}
+    written = n_runs * n_test <= MOST_WRITTEN
+    frame = sources.ask("outcomes" + arm.suffix, "outcomes", written=written, **arm.at, shots=shots).frame
+    if not frame.height:
+        return {}
+    first = frame["images_md5"][0]
+    tested = sources.ask("tested-images" + arm.suffix, "tested_images", run_id=frame["run_id"][0]).frame
+    sizes = frame.filter(pl.col("images_md5") == first).group_by([*COLUMNS, "shots", "ratio"], maintain_order=True)
+    made = {(key(rows.row(0, named=True)), *of[-2:]): comparison.outcomes(rows, tested) for of, rows in sizes}
+    return {size: outcomes for size, outcomes in made.items() if outcomes is not None}
+
+
+def asked(sources: Sources, arm: Arm, *names: str) -> list[Source]:
+    """Those of the answers that were asked for on a comparison."""
+    return [sources.asked[n + arm.suffix] for n in names if n + arm.suffix in sources.asked]
 
 
 def with_interval(value: float | None, point: Point | None) -> str:

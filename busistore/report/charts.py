@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from busistore.metrics import N_BINS, auroc
+from busistore.comparison import Outcomes
+from busistore.metrics import N_BINS, auroc, share_of_pair
 from busistore.report import style
+from busistore.report.calibration import equal_mass
 from busistore.report.parts import decimal
 from busistore.report.settings import Setting
 from busistore.report.style import GRID, INK, MARKERS, MUTED, PAPER, SERIES, Panel, drawing, panel, short, title
@@ -67,32 +69,24 @@ def _confusion_alt(shares: np.ndarray, classes: list[str], setting: Setting) -> 
     return f"Confusion matrix of {setting}: {rows}."
 
 
-def mean_roc(rows: pl.DataFrame) -> Curve | None:
+def mean_roc(said: Outcomes) -> Curve | None:
     """Mean over seeds of the ROC curves: false positive rates, mean true positive rates, mean area.
 
-    None where no seed has both malignant and benign images. The score is p(malignant) as a share of p(malignant) +
-    p(benign), as in the metric `auroc_malignant_vs_benign`.
-
-    Args:
-        rows: rows of `report_probabilities` of one setting.
+    None where the test images are not both malignant and benign. The score is p(malignant) as a share of p(malignant)
+    + p(benign), as in the metric `auroc_malignant_vs_benign`.
     """
-    rows = rows.filter(pl.col("label").is_in(["malignant", "benign"]))
-    rows = rows.filter(pl.col("p_malignant").is_not_null() & pl.col("p_benign").is_not_null())
-    grid = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
-    curves, areas = [], []
-    for _, run in rows.group_by("seed", maintain_order=True):
-        positive = (run["label"] == "malignant").to_numpy()
-        if positive.all() or not positive.any():
-            continue
-        malignant, benign = run["p_malignant"].to_numpy(), run["p_benign"].to_numpy()
-        both = malignant + benign
-        score = np.divide(malignant, both, out=np.full(len(both), 0.5), where=both > 0)
-        curves.append(np.interp(grid, *roc_curve(positive, score)))
-        areas.append(float(auroc(positive, score)))
-    if not curves:
+    if not {"malignant", "benign"} <= set(said.classes):
         return None
-    mean = np.mean(curves, axis=0)
-    return np.concatenate([[0], grid, [1]]), np.concatenate([[0], mean, [1]]), float(np.mean(areas))
+    malignant, benign = said.classes.index("malignant"), said.classes.index("benign")
+    among = (said.true == malignant) | (said.true == benign)
+    positive = said.true[among] == malignant
+    if positive.all() or not positive.any():
+        return None
+    scores = share_of_pair(said.probs[:, among, malignant], said.probs[:, among, benign])
+    grid = (np.arange(GRID_POINTS) + 0.5) / GRID_POINTS
+    mean = np.mean([np.interp(grid, *roc_curve(positive, score)) for score in scores], axis=0)
+    area = float(auroc(positive, scores).mean())
+    return np.concatenate([[0], grid, [1]]), np.concatenate([[0], mean, [1]]), area
 
 
 def roc(curves: dict[str, tuple[int, Curve]], where: str) -> Panel:
@@ -112,15 +106,13 @@ def roc(curves: dict[str, tuple[int, Curve]], where: str) -> Panel:
         return panel(figure, f"ROC curves of {where}, malignant against benign; area under the curve: {areas}.")
 
 
-def reliability(rows: pl.DataFrame, setting: Setting, error: float | None) -> Panel:
-    """How often the predicted class was right, by its probability, over a histogram of the predictions.
+def reliability(said: Outcomes, setting: Setting, error: float | None) -> Panel:
+    """How often the predicted class was right, by its probability, over a histogram of the predictions of all seeds.
 
     Args:
-        rows: rows of `report_probabilities` of one setting, all seeds pooled.
         error: the expected calibration error to write beside it, a mean over runs.
     """
-    right = (rows["label"] == rows["predicted"]).to_numpy()
-    sure = rows["confidence"].to_numpy()
+    right, sure = (said.probs.argmax(axis=-1) == said.true).ravel(), said.probs.max(axis=-1).ravel()
     share, score, n = reliability_curve(right, sure, N_BINS)
     with drawing(280, 330, nrows=2, sharex=True, height_ratios=(3.4, 1)) as (figure, (top, below)):
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -129,6 +121,7 @@ def reliability(rows: pl.DataFrame, setting: Setting, error: float | None) -> Pa
         top.plot(score[~full], share[~full], color=SERIES[0], marker=MARKERS[0], fillstyle="none", linestyle="none")
         top.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), ylabel="Share right")
         top.text(0.03, 0.9, f"ECE {decimal(error)}", color=INK, fontsize=11, fontweight="bold")
+        top.text(0.03, 0.81, f"equal mass {decimal(equal_mass(said))}", color=INK, fontsize=9.5)
         top.set_title(title(setting.how, setting.where), loc="left", fontsize=11.5)
         below.hist(sure, np.linspace(0, 1, N_BINS + 1), color=SERIES[0], alpha=0.75, edgecolor=GRID, linewidth=0.5)
         below.set(xlabel="Probability of the predicted class", ylabel="Predictions")

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from busistore.report import flow
-from busistore.report.parts import Figure, Section, Table, count, decimal, listed, plain_table, plural, share
+from busistore.report import flow, leakage
+from busistore.report.parts import Figure, Section, Table, count, plain_table, share
 from busistore.report.sources import Source, Sources
 
 
 def choose(sources: Sources) -> list[dict[str, Any]]:
-    """For each data set, its split with the most runs, that split's grouping and the newest one; None before any.
+    """For each data set, the split to show, that split's grouping and the newest one; None before any.
 
-    Data sets with most runs come first.
+    The split is the one with the most runs, one that cuts no group before those that do. Data sets
+    with most runs come first.
     """
     splits = sources.ask("leakage", "report_leakage").rows()
     names = sorted(set(sources.store.read("images", ["dataset"])["dataset"].to_pylist()), key=str)
     newest = {g["dataset"]: g["grouping"] for g in sources.ask("groupings", "report_groupings").rows()}
     chosen = []
     for name in names:
-        own = sorted((s for s in splits if s["dataset"] == name), key=lambda s: (-(s["n_runs"] or 0), s["split_id"]))
+        own = sorted((s for s in splits if s["dataset"] == name), key=_preferred)
         chosen.append({"dataset": name, "split_id": own[0]["split_id"] if own else None,
                        "grouping": newest.get(name), "split_grouping": own[0]["grouping"] if own else None,
                        "n_runs": sum(s["n_runs"] or 0 for s in own)})  # fmt: skip
     return sorted(chosen, key=lambda c: -c["n_runs"])
 
 
+def _preferred(split: dict[str, Any]) -> tuple:
+    """First splits that runs were made on, of these first such that cut no group, and then those of most runs."""
+    return not split["n_runs"], split["n_groups_cut"] > 0, -(split["n_runs"] or 0), split["split_id"]
+
+
 def sections(sources: Sources, chosen: list[dict[str, Any]]) -> list[Section]:
     """All sections on the data; each says what makes it where the store holds nothing for it yet."""
-    return [_way(sources, chosen), _table1(sources, chosen), _audit(sources), _leakage(sources)]
+    return [_way(sources, chosen), _table1(sources, chosen), _audit(sources), leakage.section(sources)]
 
 
 def suffix(k: int) -> str:
@@ -140,74 +146,3 @@ def _audit(sources: Sources) -> Section:
         return section
     section.items.append(plain_table(source, "What the audit found"))
     return section
-
-
-def _leakage(sources: Sources) -> Section:
-    """Whether a split cuts a group, and what share of test images had a twin where methods learned."""
-    section = Section("leakage", "Leakage and exposure")
-    source = sources.asked["leakage"]
-    rows = source.rows()
-    if not rows:
-        section.missing, section.command = "There is no split yet.", "busistore split busi --seed 42"
-        return section
-    newest = sources.asked["groupings"]
-    of_newest = {g["split_id"]: g for g in newest.rows()}
-    section.words.append(leakage_words(rows, of_newest))
-    head = ["Split", "Images", "Groups", "Groups cut", "Cut, newest grouping", "Exposed to support",
-            "Exposed to validation", "Runs"]  # fmt: skip
-    lines = [
-        [r["split_id"], count(r["n_images"]), count(r["n_groups"]), count(r["n_groups_cut"]),
-         count(of_newest.get(r["split_id"], {}).get("n_groups_cut")), _percent(r["exposure_support_max"]),
-         _percent(r["exposure_val_max"]), count(r["n_runs"] or 0)]
-        for r in rows
-    ]  # fmt: skip
-    note = ("Groups cut: of the groups that the split was made of; beside it, of the data set's newest grouping. "
-            "Exposed: largest share, over runs, of test images whose near-duplicate group has an image in that part "
-            "too; a dash where no run looked at the part.")  # fmt: skip
-    title = "Splits and the exposure of their test images"
-    section.items.append(Table(source.name, title, head, lines, [source, newest], note))
-    return section
-
-
-def _percent(value: float | None) -> str:
-    return decimal(None) if value is None else f"{100 * value:.1f}%"
-
-
-def leakage_words(rows: list[dict], newest: dict[str, dict]) -> str:
-    """Statements on all splits that runs were made on (or on all, before any run).
-
-    Args:
-        rows: of `report_leakage`.
-        newest: rows of `report_groupings` by their split.
-    """
-    used = [r for r in rows if r["n_runs"]] or rows
-    return f"{_cut_words(used, newest)} {_exposure_words(used)}"
-
-
-def _cut_words(rows: list[dict], newest: dict[str, dict]) -> str:
-    own = sum(r["n_groups_cut"] for r in rows)
-    said = (f"{plural(own, 'near-duplicate group')} {'is' if own == 1 else 'are'} cut by a split: scores on it are "
-            "optimistic." if own else "No near-duplicate group that a split was made of is cut by it.")  # fmt: skip
-    known = [(r, newest[r["split_id"]]) for r in rows if r["split_id"] in newest]
-    others = [now for r, now in known if now["grouping"] != r["grouping"]]
-    if not others:
-        return said + (" These groups are of the newest grouping." if len(known) == len(rows) else "")
-    cut = sum(now["n_groups_cut"] for now in others)
-    names = listed(sorted({now["grouping"] for now in others}))
-    if cut:
-        return said + (f" Of the newest grouping, {names}, {plural(cut, 'group')} {'is' if cut == 1 else 'are'} cut: "
-                       "scores may be optimistic.")  # fmt: skip
-    return said + f" Nor is a group of the newest grouping, {names}."
-
-
-def _exposure_words(rows: list[dict]) -> str:
-    """What runs recorded; None stands for a part that no run looked at."""
-    seen = {"support": [r["exposure_support_max"] for r in rows], "validation": [r["exposure_val_max"] for r in rows]}
-    known = {part: max(v for v in values if v is not None) for part, values in seen.items() if set(values) != {None}}
-    if not known:
-        return "No run has recorded its exposure yet."
-    unseen = "" if "validation" in known else " No run looked at validation images."
-    if not any(known.values()):
-        return f"No test image of any run has a near-duplicate in the {' or '.join(known)} images that it used.{unseen}"
-    shares = listed(f"{_percent(v)} in its {part} images" for part, v in known.items() if v)
-    return f"Up to this share of a run's test images have a near-duplicate where it learned: {shares}.{unseen}"

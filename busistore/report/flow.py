@@ -39,14 +39,14 @@ def boxes(rows: list[dict]) -> list[Box]:
     by: dict[str, dict[str, int]] = {}
     for row in rows:
         by.setdefault(row["stage"], {})[row["part"]] = row["n"]
-    groups, parts, shots = by.get("groups", {}), by.get("parts", {}), by.get("shots", {})
+    groups, parts = by.get("groups", {}), by.get("parts", {})
     prepared, vectors, runs = by.get("preprocessed", {}), by.get("embeddings", {}), by.get("runs", {})
     models = {key.split(" on ")[0] for key in vectors}
     return [
         Box("images", by.get("images", {}).get("", 0), f"{count(sum(by.get('masks', {}).values()))} masks"),
         Box("groups", groups.get("all", 0), f"{count(groups.get('of several images', 0))} of several images"),
         Box("splits", by.get("splits", {}).get("", 0), *_parts(parts, by.get("images", {}).get("", 0))),
-        Box("episodes", by.get("episodes", {}).get("", 0), _shots(shots)),
+        Box("episodes", by.get("episodes", {}).get("", 0), _sizes(by.get("shots", {}), by.get("ratios", {}))),
         Box("preprocessed", sum(prepared.values()), _of(len(prepared), "recipe")),
         Box("embeddings", sum(vectors.values()), _of(len(models), "model")),
         Box("runs", sum(runs.values()), _of(len(runs), "method")),
@@ -71,11 +71,16 @@ def _of(n: int, thing: str) -> str:
     return f"by {n} {thing}{'' if n == 1 else 's'}" if n else "none yet"
 
 
-def _shots(shots: dict[str, int]) -> str:
-    if not shots:
-        return "none yet"
-    numbers = sorted(map(int, shots))
-    return f"{numbers[0]}–{numbers[-1]} shots" if len(numbers) > 1 else f"{numbers[0]} shots"
+def _sizes(shots: dict[str, int], ratios: dict[str, int]) -> str:
+    """The range of the numbers of shots, and of the shares of the training part."""
+    drawn = [_range(sorted(map(int, shots)), " shots")] if shots else []
+    drawn += [_range([float(f"{100 * r:g}") for r in sorted(map(float, ratios))], "%")] if ratios else []
+    return ", ".join(drawn) or "none yet"
+
+
+def _range(numbers: list, unit: str) -> str:
+    ends = [f"{numbers[0]:g}", f"{numbers[-1]:g}"]
+    return "–".join(ends if len(numbers) > 1 else ends[:1]) + unit
 
 
 def flow(rows: list[dict]) -> tuple[Panel, Panel]:

@@ -22,7 +22,10 @@ _DERIVED = {
 
 @dataclass(frozen=True)
 class Source:
-    """One answered question: `frame` is the answer, `versions` the tables it read at which version."""
+    """One answered question: `frame` is the answer, `versions` the tables it read at which version.
+
+    `written` is False for an answer that is too large to stand beside the page; its question does.
+    """
 
     name: str
     query: str
@@ -30,6 +33,7 @@ class Source:
     parameters: dict[str, Any]
     frame: pl.DataFrame = field(repr=False)
     versions: dict[str, int] = field(default_factory=dict)
+    written: bool = True
 
     @property
     def csv(self) -> str:
@@ -47,8 +51,9 @@ class Source:
         return self.frame.to_dicts()
 
     def write(self, folder: Path) -> None:
-        """Write the answer as CSV, and beside it the question as SQL with its bound values as JSON in a comment."""
-        flat_csv(self.frame, folder / self.csv)
+        """Write the answer as CSV, if small enough, beside it the SQL with its bound values as JSON in a comment."""
+        if self.written:
+            flat_csv(self.frame, folder / self.csv)
         bound = f"\n-- bound:\n-- {json.dumps(self.parameters, sort_keys=True)}\n"
         (folder / f"{self.name}.sql").write_text(self.text.rstrip() + "\n" + bound, encoding="utf-8")
 
@@ -78,12 +83,12 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def ask(self, name: str, query: str, **parameters: Any) -> Source:
+    def ask(self, name: str, query: str, written: bool = True, **parameters: Any) -> Source:
         """Run the stored query; `name` is what the answer's files are called. Parameters of None mean all."""
         text = queries.load(query).text
         bound = {key: value for key, value in parameters.items() if value is not None}
         frame = sql.ask(self._connection, query, bound)
-        self.asked[name] = Source(name, query, text, bound, frame, self._read_by(text))
+        self.asked[name] = Source(name, query, text, bound, frame, self._read_by(text), written)
         return self.asked[name]
 
     def _read_by(self, text: str) -> dict[str, int]:

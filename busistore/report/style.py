@@ -38,6 +38,7 @@ ON_CELLS = {
     "wk": ("#0d0d0d", "#ffffff", "#000000"), "ww": ("#0e0e0e", "#ffffff", "#ffffff"),
 }  # fmt: skip
 _ALL = COLOURS | ON_CELLS
+STAND_INS = {name: values[0] for name, values in COLOURS.items()}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 UNIT = 72.0  # SVG units per inch of a matplotlib figure; one unit is about one CSS pixel on a phone
 
@@ -71,13 +72,22 @@ class Panel:
         return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg", f"<svg {spaces}", 1) + "\n"
 
 
+def light() -> dict[str, str]:
+    """The light theme's colours by their names, for files that are no SVG."""
+    return {name: values[1] for name, values in COLOURS.items()}
+
+
 @contextlib.contextmanager
-def drawing(width: float, height: float, **axes) -> Iterator[tuple]:
-    """(figure, axes) in the report's look; `width` and `height` in SVG units, `axes` goes to `subplots`."""
+def drawing(width: float, height: float, colours: dict[str, str] | None = None, **axes) -> Iterator[tuple]:
+    """(figure, axes) in the report's look; `width` and `height` in SVG units, `axes` goes to `subplots`.
+
+    `colours` stand in place of the stand-ins where the drawing will not become a Panel.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_RC):
+    shown = {STAND_INS[name]: colour for name, colour in (colours or {}).items()}
+    with matplotlib.rc_context({name: shown.get(value, value) for name, value in _RC.items()}):
         figure = Figure(figsize=(width / UNIT, height / UNIT), layout="constrained")
         yield figure, figure.subplots(**axes)
 

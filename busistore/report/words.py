@@ -7,10 +7,10 @@ from typing import Any
 
 from busistore import metrics
 from busistore.report.arms import Arm, with_interval
-from busistore.report.curves import meanings
 from busistore.report.data import older_grouping
 from busistore.report.grids import between
 from busistore.report.parts import Section, Table, cell, count, decimal, duration, heading, listed, plural
+from busistore.report.points import meanings
 from busistore.report.settings import key
 from busistore.report.sources import Source, Sources
 
@@ -128,11 +128,15 @@ def _data_words(sources: Sources, choice: dict[str, Any]) -> list[str]:
 def _run_words(rows: list[dict[str, Any]], arms: list[Arm]) -> list[str]:
     said = []
     shots = sorted({s for r in rows for s in r["shots"] if s})
+    shares = sorted({s for r in rows for s in r["ratios"] if s < 1})
     if shots:
         drawn = [a.grid.n_runs() for a in arms if a.board and a.grid.shots != 0]
         fewest, most = min((n for n, _ in drawn), default=0), max((n for _, n in drawn), default=0)
         said.append(f"Support sets of {listed(map(str, shots))} images per class were drawn from the training part, "
                     f"{between(fewest, most)} for each setting and number of shots.{_sets_words(arms)}")
+    if shares:
+        sizes = listed(f"{100 * s:g}%" for s in shares)
+        said.append(f"Support sets of {sizes} of each class of the training part were drawn too.")
     said += [f"Protocol {p}: {PROTOCOLS[p]}." for p in sorted({r["protocol"] for r in rows} & set(PROTOCOLS))]
     if rows:
         fewest, most = min(r["n_labelled_min"] for r in rows), max(r["n_labelled_max"] for r in rows)
@@ -140,7 +144,8 @@ def _run_words(rows: list[dict[str, Any]], arms: list[Arm]) -> list[str]:
     if arms:
         said.append("Macro-F1: " + _metric("macro_f1") + ". AUROC, malignant vs benign: " +
                     _metric("auroc_malignant_vs_benign") + ". ECE: " + _metric("ece") + ".")
-        said.append("Intervals hold 95%. " + meanings(p.interval for a in arms for p in a.points if p.low is not None))
+        known = [p.interval for a in arms for p in (*a.points, *a.shares) if p.low is not None]
+        said.append("Intervals hold 95%. " + meanings(known))
     return said
 
 

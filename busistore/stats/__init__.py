@@ -10,7 +10,7 @@ from busistore.stats.calibration import (
     calibration_slope,
     ece_equal_mass,
 )  # fmt: skip
-from busistore.stats.crossed import TwoWay, paired, two_way, two_way_interval
+from busistore.stats.crossed import TwoWay, paired, two_way
 from busistore.stats.curves import reliability_curve, roc_curve
 from busistore.stats.decision import net_benefit, treat_all, treat_none
 from busistore.stats.intervals import Interval, mean_interval
@@ -23,6 +23,6 @@ __all__ = [
     "WEIGHTED", "Areas", "BrierParts", "Difference", "Interval", "TwoWay", "area_difference", "area_interval",
     "brier_parts", "calibration_intercept", "calibration_slope", "cluster_bootstrap", "delong", "ece_equal_mass",
     "holm", "image_weights", "least_p", "mean_interval", "most_comparisons", "net_benefit", "newcombe", "paired",
-    "reliability_curve", "resampled", "roc_curve", "treat_all", "treat_none", "two_way", "two_way_interval",
-    "unreachable", "wilcoxon",
+    "reliability_curve", "resampled", "roc_curve", "treat_all", "treat_none", "two_way", "unreachable",
+    "wilcoxon",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from busistore.errors import BusistoreError
-from busistore.stats.intervals import Interval, on_scale
+from busistore.stats.intervals import on_scale
 from busistore.stats.resampling import draw_groups, image_strata, two_of_each
 from busistore.stats.weighted import resampled
 
@@ -192,13 +192,3 @@ def _group_degrees(values: Values) -> float:
         total += square * (g - 1) / g
         spread += (square * (g - 1) / g) ** 2 * (2 / (g - 1) + excess / g)
     return max(2 * total**2 / spread, 1.0) if spread else 1.0
-
-
-def two_way_interval(
-    true: np.ndarray, predicted: np.ndarray, groups: Sequence, n_classes: int, metric: str = "balanced_accuracy",
-    confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0,
-) -> Interval:  # fmt: skip
-    """`two_way` of (S, N) predicted class numbers, for metrics of the confusion matrix."""
-    probs = np.eye(n_classes)[np.atleast_2d(np.asarray(predicted, np.int64))]
-    found = two_way(metric, true, probs, groups, [str(c) for c in range(n_classes)], confidence, n_resamples, seed)
-    return Interval(found.estimate, found.low, found.high, len(true))
