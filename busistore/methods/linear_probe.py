@@ -17,7 +17,7 @@ from busistore.metrics import CONFUSION_METRICS, confusion
 
 SOLVERS = ("newton", "lbfgs")
 FALL_BACK_TOL = 1e-10  # of lbfgs, for a problem on which Newton's method does not converge
-_CELLS = 4 * 96**2  # a block of 8 support sets of 96 images: large enough to outweigh Python, and some MB
+_CELLS = 8 * 96**2  # a block of 8 support sets of 96 images: less, and threads wait for one another's Python
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from busistore.methods.base import softmax
-
 TOLERANCE = 1e-8  # largest component of the gradient as a share of the penalty: no farther off is any weight
 FLOOR = 1e-12  # of the gradient of the weighted mean cross-entropy plus penalty: its own rounding
 MOST_STEPS = 100
@@ -119,41 +117,65 @@ def _batch(coordinates: np.ndarray, labels: np.ndarray, weights: np.ndarray, n_c
     return _Batch(x, np.eye(n_classes)[labels], shares[..., None], contrasts(n_classes))
 
 
-def _nearer(batch: _Batch, last: np.ndarray, beyond: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+class _State(NamedTuple):
+    """where: (E, R + 1, K - 1). probabilities: (E, n, K) there. value: (E,) objective there."""
+
+    where: np.ndarray
+    probabilities: np.ndarray
+    value: np.ndarray
+
+    def some(self, which: np.ndarray) -> _State:
+        return _State(*(field[which] for field in self))
+
+
+def _state(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> _State:
+    scores = batch.x @ (where @ batch.basis.T)
+    scores -= scores.max(axis=-1, keepdims=True)
+    odds = np.exp(scores)
+    total = odds.sum(axis=-1, keepdims=True)
+    loss = np.log(total[..., 0]) - (scores * batch.target).sum(axis=-1)
+    slopes = where[:, :-1].reshape(len(where), -1)
+    value = (loss * batch.shares[..., 0]).sum(axis=1) + penalty / 2 * (slopes * slopes).sum(axis=1)
+    return _State(where, odds / total, value)
+
+
+def _nearer(batch: _Batch, last: np.ndarray, beyond: np.ndarray, penalty: np.ndarray) -> _State:
     """Where to begin: at the last optimum, or as far beyond as it was from the one before, whichever is lower.
 
     Where classes can be separated, weights grow like log C, and steps of a grid are equal on that scale.
     """
-    lower = _objective(batch, beyond, penalty) < _objective(batch, last, penalty)
-    return np.where(lower[:, None, None], beyond, last)
+    one, other = _state(batch, last, penalty), _state(batch, beyond, penalty)
+    lower = other.value < one.value
+    return _State(*(np.where(lower.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(one, other)))
 
 
-def _newton(batch: _Batch, start: np.ndarray, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _newton(batch: _Batch, start: _State, penalty: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(E, R + 1, K - 1) optima, and (E,) bool whether each is one; problems that are done take no further step."""
-    where, left = start.copy(), np.arange(len(start))
+    optima, converged = start.where.copy(), np.zeros(len(penalty), bool)
+    left, here = np.arange(len(penalty)), start
     for _ in range(MOST_STEPS):
-        some, here, weak = batch.some(left), where[left], penalty[left]
-        gradient = _gradient(some, here, weak)
-        going = np.abs(gradient).max(axis=(1, 2)) > np.maximum(TOLERANCE * weak, FLOOR)
-        if not going.any():
-            left = left[:0]
-            break
-        left, some, here, weak, gradient = left[going], some.some(going), here[going], weak[going], gradient[going]
-        where[left] = _step(some, here, weak, gradient)
-    converged = np.ones(len(start), bool)
-    converged[left] = False
-    return where, converged
+        gradient = _gradient(batch, here, penalty)
+        going = np.abs(gradient).max(axis=(1, 2)) > np.maximum(TOLERANCE * penalty, FLOOR)
+        if not going.all():
+            optima[left], converged[left[~going]] = here.where, True
+            if not going.any():
+                break
+            left, batch, here = left[going], batch.some(going), here.some(going)
+            penalty, gradient = penalty[going], gradient[going]
+        here = _step(batch, here, penalty, gradient)
+    optima[left] = here.where
+    return optima, converged
 
 
-def _step(batch: _Batch, here: np.ndarray, penalty: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+def _step(batch: _Batch, here: _State, penalty: np.ndarray, gradient: np.ndarray) -> _State:
     """Newton's step, halved for each problem until its objective goes down enough."""
-    direction = _direction(_hessian(batch, here, penalty), gradient)
-    now, slope = _objective(batch, here, penalty), (gradient * direction).sum(axis=(1, 2))
-    length = np.ones(len(here))
+    direction = _direction(_hessian(batch, here.probabilities, penalty), gradient)
+    slope = (gradient * direction).sum(axis=(1, 2))
+    length = np.ones(len(slope))
     for _ in range(MOST_HALVINGS):
-        there = here + length[:, None, None] * direction
-        bound = now + _DECREASE * length * slope + _ROUNDING * np.abs(now)
-        short = ~(_objective(batch, there, penalty) <= bound)  # NaN is no decrease
+        there = _state(batch, here.where + length[:, None, None] * direction, penalty)
+        bound = here.value + _DECREASE * length * slope + _ROUNDING * np.abs(here.value)
+        short = ~(there.value <= bound)  # NaN is no decrease
         if not short.any():
             break
         length[short] /= 2
@@ -171,40 +193,26 @@ def _direction(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return np.swapaxes(solved.reshape(len(gradient), gradient.shape[2], -1), 1, 2)
 
 
-def _scores(batch: _Batch, where: np.ndarray) -> np.ndarray:
-    return batch.x @ where @ batch.basis.T
-
-
-def _residuals(batch: _Batch, where: np.ndarray) -> np.ndarray:
-    """(E, n, K - 1) slopes error of each image's probabilities, as contrasts."""
-    return batch.shares * ((softmax(_scores(batch, where)) - batch.target) @ batch.basis)
-
-
-def _objective(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    scores = _scores(batch, where)
-    scores -= scores.max(axis=-1, keepdims=True)
-    loss = np.log(np.exp(scores).sum(axis=-1)) - (scores * batch.target).sum(axis=-1)
-    return (loss * batch.shares[..., 0]).sum(axis=1) + penalty / 2 * np.square(where[:, :-1]).sum(axis=(1, 2))
-
-
-def _gradient(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
-    gradient = np.swapaxes(batch.x, 1, 2) @ _residuals(batch, where)
-    gradient[:, :-1] += penalty[:, None, None] * where[:, :-1]
+def _gradient(batch: _Batch, here: _State, penalty: np.ndarray) -> np.ndarray:
+    error = batch.shares * ((here.probabilities - batch.target) @ batch.basis)
+    gradient = np.swapaxes(batch.x, 1, 2) @ error
+    gradient[:, :-1] += penalty[:, None, None] * here.where[:, :-1]
     return gradient
 
 
-def _hessian(batch: _Batch, where: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+def _hessian(batch: _Batch, p: np.ndarray, penalty: np.ndarray) -> np.ndarray:
     """(E, (K - 1)(R + 1), same), contrast by contrast: sum over images of x x' times the contrasts' covariance."""
-    p, basis = softmax(_scores(batch, where)), batch.basis
-    e, n, r = batch.x.shape
-    k = basis.shape[1]
+    x, basis = batch.x, batch.basis
+    (e, _, r), k = x.shape, basis.shape[1]
     first, second = np.triu_indices(k)
     mean = p @ basis
-    curvature = batch.shares * (p @ (basis[:, first] * basis[:, second]) - mean[..., first] * mean[..., second])
-    weighted = curvature[..., None] * batch.x[:, :, None]
-    blocks = (np.swapaxes(batch.x, 1, 2) @ weighted.reshape(e, n, -1)).reshape(e, r, len(first), r)
+    covariance = batch.shares * (p @ (basis[:, first] * basis[:, second]) - mean[..., first] * mean[..., second])
     hessian = np.empty((e, k, r, k, r))
-    hessian[:, first, :, second] = hessian[:, second, :, first] = np.moveaxis(blocks, 2, 0)
+    for pair, (a, b) in enumerate(zip(first, second)):
+        block = np.swapaxes(x, 1, 2) @ (covariance[..., pair, None] * x)
+        hessian[:, a, :, b] = block
+        if a != b:
+            hessian[:, b, :, a] = block
     hessian = hessian.reshape(e, k * r, k * r)
     diagonal = np.arange(k * r).reshape(k, r)[:, :-1].ravel()
     hessian[:, diagonal, diagonal] += penalty[:, None]
