@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,10 @@ class Cell:
     protocol: str
     texts: Texts | None = None
 
-    @cached_property
+    @property
     def parameters(self) -> dict[str, Any]:
         """The method's fields, and the id of the prompt set where it reads one: other texts are other runs."""
-        return plain(self.method) | ({"prompts": self.texts.set_id} if self.texts else {})
+        return _parameters(self.method, self.texts)
 
     @cached_property
     def run_id(self) -> str:
@@ -90,6 +90,11 @@ class Cell:
             if self.texts.map_id is not None:
                 key["map_id"] = self.texts.map_id
         return content_id(self.method.name, key)
+
+
+@cache
+def _parameters(method: Any, texts: Texts | None) -> dict[str, Any]:
+    return plain(method) | ({"prompts": texts.set_id} if texts else {})
 
 
 def no_images(split: Split) -> Episode:

@@ -31,10 +31,11 @@ def in_threads(work: Callable[[Block], Result], blocks: Sequence[Block]) -> Iter
 
     Results do not depend on the number of threads, since each product of matrices has one.
     """
-    from threadpoolctl import threadpool_info, threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    n_threads = max([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"], default=1)
-    with threadpool_limits(1), ThreadPoolExecutor(n_threads) as threads:
+    pools = ThreadpoolController()
+    n_threads = max([pool["num_threads"] for pool in pools.info() if pool["user_api"] == "blas"], default=1)
+    with pools.limit(limits=1), ThreadPoolExecutor(n_threads) as threads:
         try:
             yield from threads.map(work, blocks)
         finally:  # stopped early: what has not begun need not
