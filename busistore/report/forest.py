@@ -97,7 +97,7 @@ def _figure(
                           va="center", fontweight="bold", fontsize=10.5, annotation_clip=False)  # fmt: skip
         axes.set_ylim(height - 0.3, -0.7)
         axes.set_xlim(*_limits(drawn))
-        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="x", nbins=3)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         _numbers(axes, places, drawn, colour)
