@@ -37,6 +37,10 @@ class Leakage(BusistoreError):
     """A split would put near-duplicates, or one patient, on both sides."""
 
 
+class RunFailed(BusistoreError):
+    """One run of a grid cannot be finished; the others go on."""
+
+
 def lookup(kind: str, name: str, registry: dict):
     """The entry called `name`; raises UnknownName with the nearest known one."""
     try:

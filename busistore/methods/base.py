@@ -58,12 +58,14 @@ class Outcome:
     chosen: what was chosen, as JSON types, such as {"C": 1.0}.
     n_labelled: labelled images consulted: support, and validation where it was looked at.
     saw_val: whether the validation part was looked at.
+    curves: (epoch from 1, name, value) of what was followed in training.
     """
 
     probabilities: np.ndarray
     chosen: dict[str, Any] = field(default_factory=dict)
     n_labelled: int = 0
     saw_val: bool = False
+    curves: list[tuple[int, str, float]] = field(default_factory=list)
 
 
 class Method(Protocol):
@@ -102,6 +104,11 @@ def needs_text(method: Method | type) -> bool:
 def needs_support(method: Method | type) -> bool:
     """Whether the method learns from a support set; one that says nothing of it does."""
     return getattr(method, "needs_support", True)
+
+
+def needs_tower(method: Method | type) -> bool:
+    """Whether the method trains the image tower itself: it is given states of the tower in place of vectors."""
+    return getattr(method, "needs_tower", False)
 
 
 def needs_balance(method: Method | type) -> bool:
