@@ -1,0 +1,27 @@
+"""What enters the open blocks of a trainable tower, as arrays, for callers that keep it or hand it on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from busistore.models.trainable import TrainableViT
+
+BATCH = 16  # as the encoder's own, so that states kept and states computed have the same bits where batches agree
+
+
+def states(network: TrainableViT, squares: np.ndarray) -> np.ndarray:
+    """(N, S, S) uint8 grey pictures to (N, T, W) float32: what enters block `network.first`."""
+    import torch
+
+    made = np.empty((len(squares), *shape(network)), np.float32)
+    for k in range(0, len(squares), BATCH):
+        made[k : k + BATCH] = network.states(torch.from_numpy(np.ascontiguousarray(squares[k : k + BATCH]))).numpy()
+    return made
+
+
+def shape(network: TrainableViT) -> tuple[int, int]:
+    """(T, W): tokens of one picture and their width."""
+    return network._n_tokens(), network.width
