@@ -1,24 +1,26 @@
-"""Evaluate: a grid of shots, seeds, methods and models over stored vectors. Each run is stored once and whole.
+"""Evaluate: a grid of shots, seeds, methods and models over what is stored. Each run is stored once and whole.
 
 Episodes are drawn from (split, shots, seed) alone and written to the ledger, so every model and method of a grid
 answers on the same support sets, and their differences are paired. What reads prompts alone has no support set, and
-one run for each model and prompt set.
+one run for each model and prompt set. What trains the image tower itself needs no stored vectors, and a run of it that
+cannot be finished is a failure of that run alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from busistore import models
-from busistore.errors import BusistoreError, lookup
+from busistore.errors import BusistoreError, RunFailed, lookup
 from busistore.jobs import Report, Shards, Track, reading, silent
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table, load_split
 from busistore.jobs.models import find
 from busistore.jobs.run_rows import rows
-from busistore.jobs.runs import Cell, Read, load_vectors, no_images, run_many, whole_training_part
+from busistore.jobs.runs import Cell, Read, load_pictures, load_vectors, no_images, run_many, whole_training_part
+from busistore.jobs.towers import Towers, finished
 from busistore.methods import (
     METHODS,
     Outcome,
@@ -27,6 +29,7 @@ from busistore.methods import (
     needs_balance,
     needs_support,
     needs_text,
+    needs_tower,
     with_parameters,
 )
 from busistore.preprocess import recipes
@@ -52,6 +55,7 @@ def evaluate(
     weights: Path | None = None,
     precision: str = "auto",
     layer: str = "pooled",
+    only: Collection[str] | None = None,
     dry_run: bool = False,
     track: Track = silent,
 ) -> Report:
@@ -65,6 +69,7 @@ def evaluate(
         split: split id; the only one of the data set by default.
         parameters: fields of the methods to override, as text.
         weights, precision, layer: as given to `encode`, since they are part of which vectors are meant.
+        only: ids of the support sets to stay within, all of which must be among those drawn; all by default.
     """
     started = time.monotonic()
     _refuse_empty(methods=methods, models=model_names)
@@ -75,10 +80,11 @@ def evaluate(
     recipes.recipe(recipe)
     chosen = load_split(store, split, dataset)
     sets = reading.prompt_sets(store, prompts, chosen) if any(needs_text(m) for m in fitted) else []
-    episodes = _episodes(chosen, fitted, shots, seeds, ratios)
-    vectors = {one.model_id: load_vectors(store, one, recipe, chosen) for one in located}  # what is missing stops here
-    cells = (
-        Cell(method, vectors[one.model_id], episode, protocol, texts)
+    episodes = _only(_episodes(chosen, fitted, shots, seeds, ratios), only)
+    load = {needs_tower(m): load_pictures if needs_tower(m) else load_vectors for m in fitted}
+    seen = {(one.model_id, kind): load[kind](store, one, recipe, chosen) for one in located for kind in load}
+    cells = (  # what is missing has stopped the job by now
+        Cell(method, seen[one.model_id, needs_tower(method)], episode, protocol, texts)
         for one in located
         for method in fits[one.spec.name]
         for episode in _episodes_of(method, chosen, episodes)
@@ -90,7 +96,8 @@ def evaluate(
     report = Report("evaluate", len(grid), len(grid) - len(missing), notes=reading.notes(fitted, fits))
     if not dry_run and missing:
         read = reading.read(store, missing.values(), located, sets, recipe, chosen, track)
-        _run_all(store, report, missing, chosen, read, track)
+        towers = Towers(store, located, chosen, [c for c in grid.values() if needs_tower(c.method)], report.notes)
+        _run_all(store, report, missing, chosen, read, towers, track)
     report.seconds = time.monotonic() - started
     return report
 
@@ -140,6 +147,16 @@ def _episodes(
     return draw_episodes(split, sorted(set(shots)), seeds, sorted(set(ratios)))
 
 
+def _only(drawn: list[Episode], only: Collection[str] | None) -> list[Episode]:
+    if only is None or not drawn:
+        return drawn
+    kept = [episode for episode in drawn if episode.episode_id in only]
+    if len(kept) < len(set(only)):
+        gone = f"{len(set(only)) - len(kept)} of {len(set(only))} support sets are drawn otherwise by this version"
+        raise BusistoreError(f"{gone}; use the busistore that drew them")
+    return kept
+
+
 def _episodes_of(method: Any, split: Split, drawn: list[Episode]) -> list[Episode]:
     if needs_support(method):
         return drawn
@@ -156,32 +173,51 @@ class _Runs(Shards):
     def _clear(self) -> None:
         super()._clear()
         self.runs: list[tuple[Cell, Outcome]] = []
+        self.took: dict[str, float] = {}
         self.read: Read | None = None
 
-    def take(self, cell: Cell, outcome: Outcome, read: Read | None) -> None:
-        """One finished run; those of one shard read the same texts."""
+    def take(self, cell: Cell, outcome: Outcome | RunFailed, read: Read | None, seconds: float | None = None) -> None:
+        """One run, with its time where it was taken alone; those of one shard read the same texts."""
+        if isinstance(outcome, RunFailed):
+            return self.refuse(cell.run_id, str(outcome))
         self.runs.append((cell, outcome))
+        if seconds is not None:
+            self.took[cell.run_id] = seconds
         self.read = read
         self.done.append(cell.run_id)
 
     def batches(self) -> dict[str, Any]:
-        return rows(self.runs, self.split, self.read, time.monotonic() - self.since) if self.runs else {}
+        seconds = time.monotonic() - self.since
+        return rows(self.runs, self.split, self.read, seconds, self.took) if self.runs else {}
+
+    def flush(self) -> None:
+        trained = [cell.run_id for cell, _ in self.runs if needs_tower(cell.method)]
+        super().flush()
+        finished(self.store, trained)
 
 
 def _run_all(
-    store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads, track: Track
-) -> None:
+    store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads, towers: Towers,
+    track: Track,
+) -> None:  # fmt: skip
+    towers.check(cell for cell in missing.values() if needs_tower(cell.method))
     drawn = {cell.episode.episode_id: cell.episode for cell in missing.values() if needs_support(cell.method)}
     # the ledger comes first: a run never names a drawn support set that is not there
     store.put(EPISODES, episode_table(split, drawn.values()))
     with _Runs(store, report, split) as shards, track("evaluate", len(missing)) as advance:
         for cells in _alike(missing.values()):
             texts = read.get((cells[0].vectors.model_id, cells[0].texts))
-            for cell, outcome in run_many(cells, split, texts):
-                shards.take(cell, outcome, texts)
+            trains = needs_tower(cells[0].method)
+            for cell, outcome, seconds in towers.run(cells) if trains else _together(cells, split, texts):
+                shards.take(cell, outcome, texts, seconds)
                 shards.checkpoint()
                 advance(1)
             shards.flush()
+
+
+def _together(cells: list[Cell], split: Split, read: Read | None) -> Iterator[tuple[Cell, Outcome, None]]:
+    """Runs of which none has a time of its own."""
+    return ((cell, outcome, None) for cell, outcome in run_many(cells, split, read))
 
 
 def _alike(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,15 +21,23 @@ from busistore.methods import Outcome, needs_support
 from busistore.schema import METRICS, PREDICTIONS, RUNS
 
 Done = tuple[Cell, Outcome]
+OF_SUPPORT = ("train_loss", "learning_rate")  # of the curves; the others are of the validation part
 
 
-def rows(done: Sequence[Done], split: Split, read: Read | None, seconds: float) -> dict[str, pa.Table]:
-    """The rows of runs on one split, by table; each run is given the same share of the `seconds` that all took."""
+def rows(
+    done: Sequence[Done], split: Split, read: Read | None, seconds: float, took: Mapping[str, float] | None = None
+) -> dict[str, pa.Table]:
+    """The rows of runs on one split, by table.
+
+    A run that `took` names by its id has the seconds given there, another one an equal share of `seconds`.
+    """
     run_ids = pa.array([cell.run_id for cell, _ in done])
     probabilities = np.stack([outcome.probabilities for _, outcome in done])
-    each = [_run_row(cell, split, outcome, seconds / len(done)) for cell, outcome in done]
+    own, share = took or {}, seconds / len(done)
+    each = [_run_row(cell, split, outcome, own.get(cell.run_id, share)) for cell, outcome in done]
     scored = [_metrics(run_ids, split, probabilities)]
     scored += [_of_prompts(cell, split, outcome, read) for cell, outcome in done if not needs_support(cell.method)]
+    scored += [_of_epochs(cell, split, outcome) for cell, outcome in done if outcome.curves]
     return {
         PREDICTIONS.name: _predictions(run_ids, split, probabilities),
         METRICS.name: pa.concat_tables(scored),
@@ -85,6 +94,19 @@ def _of_prompts(cell: Cell, split: Split, outcome: Outcome, read: Read) -> pa.Ta
 
 def _prompt_metrics(cell: Cell, split: Split, images: Any, read: Read) -> Iterator[tuple[str, metrics.Metric]]:
     return cell.method.prompt_metrics(images, read.prompts, split.classes)
+
+
+def _of_epochs(cell: Cell, split: Split, outcome: Outcome) -> pa.Table:
+    """What was followed in training, each epoch under a subject of its own, `epoch:012`; not what overflowed."""
+    n_support, n_val = len(cell.episode.ids), len(split.parts.get("val", []))
+    found = [
+        {
+            "run_id": cell.run_id, "subject": f"epoch:{epoch:03d}", "metric": metric, "class": "", "value": value,
+            "n_used": n_support if metric in OF_SUPPORT else n_val,
+        }
+        for epoch, metric, value in outcome.curves if math.isfinite(value)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(found, METRICS.schema)
 
 
 def _run_row(cell: Cell, split: Split, outcome: Outcome, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs: one method on one model's vectors and one episode, under a key that says all that can change its numbers."""
+"""Runs: one method on one model and one episode, under a key that says all that can change its numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from busistore.errors import BusistoreError
 from busistore.ids import content_id, plain, sha256
 from busistore.jobs.encode import current_vectors
 from busistore.jobs.episodes import Episode, Split
+from busistore.jobs.preprocess import current_pictures
 from busistore.methods import Labelled, Outcome, TextPrompts, fit_predict_many, needs_support, needs_text
 from busistore.preprocess import recipes
 from busistore.schema import embeddings_name
@@ -21,14 +22,20 @@ from busistore.store import Store
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """The vectors of one model under one recipe, by image id; `inputs_sha256` says from which pixels."""
+class Source:
+    """The images of a split as one model sees them under one recipe; `inputs_sha256` says which pixels they have."""
 
     model: str
     model_id: str
     recipe: str
     recipe_id: str
     inputs_sha256: str
+
+
+@dataclass(frozen=True)
+class Vectors(Source):
+    """The vectors of one model under one recipe, by image id."""
+
     row_of: dict[str, int]
     values: np.ndarray
 
@@ -64,10 +71,13 @@ class Read:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: a method with its parameters, on stored vectors and an episode, under a protocol."""
+    """One run of a grid: a method with its parameters, on a model and an episode, under a protocol.
+
+    Where the method trains the tower itself, `vectors` has no values: it says which pictures they would be of.
+    """
 
     method: Any
-    vectors: Vectors
+    vectors: Source
     episode: Episode
     protocol: str
     texts: Texts | None = None
@@ -157,17 +167,43 @@ def load_vectors(store: Store, located: models.Located, recipe: str, split: Spli
         nothing = f"nothing is encoded by '{located.model_id}' under '{recipe_id}'"
         raise BusistoreError(f"{nothing}; `busistore encode` does it")
     sound = current_vectors(store, located.model_id, recipe_id)
-    used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
+    used = _images(store, split)
     gone = [i for i in used if i not in sound]
-    lost = sorted(set(used) - set(store.read("images", ["image_id"])["image_id"].to_pylist()))
-    if lost:
-        some = f"{len(lost)} images of the split, such as '{lost[0]}', are gone"
-        raise BusistoreError(f"{some}; `busistore ingest` brings them again")
     if gone:
         name = located.spec.name
         some = f"{len(gone)} images of the split, such as '{gone[0]}', are not encoded by '{name}' under '{recipe}'"
         layer = "" if located.output == "pooled" else f" --layers {located.output}"
         raise BusistoreError(f"{some}; `busistore encode --model {name} --recipe {recipe}{layer}` does it")
-    inputs = sha256("\n".join(f"{i} {sound[i]}" for i in used).encode())
-    rows = {image_id: k for k, image_id in enumerate(used)}
+    rows, inputs = {image_id: k for k, image_id in enumerate(used)}, _inputs_sha256(used, sound)
     return Vectors(located.spec.name, located.model_id, recipe, recipe_id, inputs, rows, store.vectors(table, used))
+
+
+def load_pictures(store: Store, located: models.Located, recipe: str, split: Split) -> Source:
+    """The pictures that a split needs, which no encoder need have seen.
+
+    Raises:
+        BusistoreError: an image of the split has no picture under the recipe of the pixels that it has now.
+    """
+    recipe_id = recipes.recipe(recipe).recipe_id
+    sound, used = current_pictures(store, recipe_id), _images(store, split)
+    gone = [i for i in used if i not in sound]
+    if gone:
+        some = f"{len(gone)} images of the split, such as '{gone[0]}', have no picture under '{recipe}'"
+        raise BusistoreError(f"{some}; `busistore preprocess --recipe {recipe}` makes them")
+    inputs = _inputs_sha256(used, sound)
+    return Source(located.spec.name, located.model_id, recipe, recipe_id, inputs)
+
+
+def _images(store: Store, split: Split) -> list[str]:
+    """The images of the parts of a split, sorted; raises BusistoreError where one is no longer stored."""
+    used = sorted(i for part in splits.PARTS for i in split.parts.get(part, []))
+    lost = sorted(set(used) - set(store.read("images", ["image_id"])["image_id"].to_pylist()))
+    if lost:
+        some = f"{len(lost)} images of the split, such as '{lost[0]}', are gone"
+        raise BusistoreError(f"{some}; `busistore ingest` brings them again")
+    return used
+
+
+def _inputs_sha256(used: Sequence[str], picture_of: dict[str, str]) -> str:
+    """The hash of the images of a split with the hashes of their pictures: the view `split_inputs` makes the same."""
+    return sha256("\n".join(f"{i} {picture_of[i]}" for i in used).encode())

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import click
 
-from busistore.cli import app, dry_run_option, finish, names, pairs, quiet_option, sizes, store_option, tracker
+from busistore.cli import (
+    app,
+    dry_run_option,
+    finish,
+    names,
+    pairs,
+    quiet_option,
+    sizes,
+    skip_errors_option,
+    store_option,
+    tracker,
+)
 from busistore.cli.data import precision_option, recipe_option, weights_option
 
 SHOTS = "1,2,4,8,16,32"
@@ -14,10 +25,11 @@ SHOTS = "1,2,4,8,16,32"
 
 @app.command()
 @click.option("--method", "methods", default="linear-probe", show_default=True, help="One or more, with commas.")
-@click.option("--model", "models", required=True, help="One or more, with commas.")
+@click.option("--model", "models", help="One or more, with commas; with --like that of the run by default.")
 @click.option("--shots", default=SHOTS, show_default=True, metavar="N|N%,...",
               help="Images per class, or shares of the training part, as in 1,2,5%.")
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="How many draws of each.")
+@click.option("--like", metavar="RUN", help="On the support sets of this run and of all others of its setting.")
 @click.option("--split", help="Split id; the only one by default.")
 @click.option("--dataset", help="Data set whose split is meant.")
 @click.option("--protocol", default="val-tuned", show_default=True, help="val-tuned or strict.")
@@ -29,28 +41,44 @@ SHOTS = "1,2,4,8,16,32"
 @weights_option
 @precision_option
 @dry_run_option
+@skip_errors_option
 @store_option
 @quiet_option
 def evaluate(
-    methods, models, shots, seeds, split, dataset, protocol, prompts, rank, layer, parameters, recipe, weights,
-    precision, dry_run, path, quiet,
+    methods, models, shots, seeds, like, split, dataset, protocol, prompts, rank, layer, parameters, recipe, weights,
+    precision, dry_run, skip_errors, path, quiet,
 ) -> None:  # fmt: skip
     """Run a grid of shots, seeds, methods and models on stored vectors; all on the same support sets.
 
     The method zero-shot has none: it makes one run for each model and prompt set, whatever --shots and --seeds say.
+    Methods that train the image tower need preprocessed pictures alone; stopped, they go on within a run.
     """
     from busistore.jobs import evaluate as jobs
     from busistore.store import Store
 
-    asked = sizes(shots)
-    n_shots, ratios = [n for n, _ in asked if n is not None], [r for _, r in asked if r is not None]
+    if models is None and like is None:
+        raise click.UsageError("Missing option '--model'.")
+    store, sized = Store.open(path), sizes(shots)
+    grid = {
+        "model_names": names(models or ""), "seeds": range(seeds), "split": split, "dataset": dataset,
+        "shots": [n for n, _ in sized if n is not None], "ratios": [r for _, r in sized if r is not None],
+        "recipe": recipe, "protocol": protocol, "precision": precision,
+    }  # fmt: skip
+    if like is not None:
+        from busistore.jobs.like import like as repeated
+
+        grid |= repeated(store, like, **{name: value for name, value in grid.items() if _is_asked(name)})
     report = jobs.evaluate(
-        Store.open(path), names(methods), names(models), n_shots, range(seeds), ratios=ratios, split=split,
-        dataset=dataset,
-        prompts=names(prompts), rank=rank, recipe=recipe, protocol=protocol, parameters=pairs(parameters),
-        weights=weights, precision=precision, layer=layer, dry_run=dry_run, track=tracker(quiet),
+        store, names(methods), prompts=names(prompts), rank=rank, parameters=pairs(parameters), weights=weights,
+        layer=layer, dry_run=dry_run, track=tracker(quiet), **grid,
     )  # fmt: skip
-    finish(report, quiet)
+    finish(report, quiet, skip_errors)
+
+
+def _is_asked(argument: str) -> bool:
+    """Whether the user gave the option that an argument of the job is from, and did not leave it to its default."""
+    option = {"model_names": "models", "ratios": "shots"}.get(argument, argument)
+    return click.get_current_context().get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
 
 
 @app.command()

@@ -19,7 +19,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricKind:
-    """What a metric is; `higher_is_better` is None for counts; `scope` is overall, class or both, or prompt."""
+    """What a metric is; `higher_is_better` is None for counts; `scope` is overall, class or both, prompt or epoch."""
 
     description: str
     higher_is_better: bool | None = True
@@ -48,4 +48,7 @@ METRICS = {
     "macro_f1_without": MetricKind("macro-F1 of all prompts of the set but this one", scope="prompt"),
     "auroc_added": MetricKind("overall AUROC of all prompts less that without this one", scope="prompt"),
     "macro_f1_added": MetricKind("macro-F1 of all prompts less that without this one", scope="prompt"),
+    "train_loss": MetricKind("mean cross-entropy over the support set, as it was trained on", False, "epoch"),
+    "val_loss": MetricKind("mean cross-entropy over the validation part after an epoch", False, "epoch"),
+    "learning_rate": MetricKind("learning rate of what is trained in the tower, in an epoch", None, "epoch"),
 }
