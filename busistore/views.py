@@ -35,16 +35,17 @@ JOIN embeddings e ON e.image_id = s.image_id AND e.recipe_id = p.recipe_id AND e
 GROUP BY s.split_id, e.model_id, e.recipe_id HAVING count(*) = any_value(s.n)
 """,
     "current_runs": """
-SELECT r.* FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
+SELECT r.*, json_extract_string(r.details, '$.text_id') AS text_id
+FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
 QUALIFY row_number() OVER (
     PARTITION BY r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.recipe_id, r.parameters, r.protocol,
-        json_extract_string(r.details, '$.text_id')
+        text_id
     ORDER BY r.inputs_sha256 IS NOT DISTINCT FROM n.inputs_sha256 DESC, r.finished_at DESC NULLS LAST, r.run_id DESC
 ) = 1
 """,
     "results": """
 SELECT r.run_id, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.dataset, r.split_id, r.episode_id, r.shots,
-       r.ratio, r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
+       r.ratio, r.seed, r.protocol, r.parameters, r.text_id, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
        m.subject, m.metric, m.class, m.value, m.n_used
 FROM metrics m JOIN current_runs r USING (run_id)
 """,

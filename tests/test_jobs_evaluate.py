@@ -351,3 +351,14 @@ def test_shards_are_written_while_a_grid_is_at_work(ready, fake_model, monkeypat
     evaluate(ready, ["knn"], [fake_model], **GRID)
     assert written == ["episodes"] + 6 * ["predictions", "metrics", "runs"]
     assert sorted(r["seconds"] > 0 for r in rows(ready, "runs")) == 6 * [True]
+
+
+def test_a_naive_split_has_the_images_of_the_grouped_one(ready):
+    """Else what leakage is worth would be mixed with what images of two labels are worth."""
+    naive = split(ready, "busi", seed=3, naive=True, allow_leakage=True)
+    grouped = split(ready, "busi", seed=3)
+    left_out = [
+        {r["image_id"] for r in rows(ready, "splits", f"split_id = '{one}' AND part = 'excluded'")}
+        for one in (naive, grouped)
+    ]
+    assert left_out[0] == left_out[1] != set()
