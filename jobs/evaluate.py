@@ -8,13 +8,13 @@ one run for each model and prompt set.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from busistore import models
 from busistore.errors import BusistoreError, lookup
-from busistore.jobs import Report, Shards, Track, reading, silent
+from busistore.jobs import SHARD_ROWS, Report, Shards, Track, reading, silent
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table, load_split
 from busistore.jobs.models import find
 from busistore.jobs.run_rows import rows
@@ -30,8 +30,11 @@ from busistore.methods import (
     with_parameters,
 )
 from busistore.preprocess import recipes
+from busistore.prompts import PromptSet
 from busistore.schema import EPISODES, METRICS, PREDICTIONS, RUNS
 from busistore.store import Store
+
+SHARD_CELLS = 100_000  # predictions in a shard: some 100 MB while its rows are made
 
 
 def evaluate(
@@ -76,14 +79,7 @@ def evaluate(
     chosen = load_split(store, split, dataset)
     sets = reading.prompt_sets(store, prompts, chosen) if any(needs_text(m) for m in fitted) else []
     episodes = _episodes(chosen, fitted, shots, seeds, ratios)
-    vectors = {one.model_id: load_vectors(store, one, recipe, chosen) for one in located}  # what is missing stops here
-    cells = (
-        Cell(method, vectors[one.model_id], episode, protocol, texts)
-        for one in located
-        for method in fits[one.spec.name]
-        for episode in _episodes_of(method, chosen, episodes)
-        for texts in ([reading.texts_of(store, one, s, chosen) for s in sets] if needs_text(method) else [None])
-    )
+    cells = _cells(store, located, fits, chosen, episodes, sets, recipe, protocol)
     grid = {cell.run_id: cell for cell in cells}
     done = {k for (k,) in store.keys(RUNS, "status = 'done'")}
     missing = {run_id: cell for run_id, cell in grid.items() if run_id not in done}
@@ -93,6 +89,19 @@ def evaluate(
         _run_all(store, report, missing, chosen, read, track)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _cells(
+    store: Store, located: Sequence[models.Located], fits: dict[str, list[Any]], split: Split,
+    episodes: list[Episode], sets: Sequence[PromptSet], recipe: str, protocol: str,
+) -> Iterator[Cell]:  # fmt: skip
+    """Every run of the grid, model by model; what is not encoded stops here, before the first."""
+    vectors = {one.model_id: load_vectors(store, one, recipe, split) for one in located}
+    for one in located:
+        for method in fits[one.spec.name]:
+            texts = [reading.texts_of(store, one, s, split) for s in sets] if needs_text(method) else [None]
+            for episode in _episodes_of(method, split, episodes):
+                yield from (Cell(method, vectors[one.model_id], episode, protocol, some) for some in texts)
 
 
 def _method(name: str, parameters: dict[str, str], rank: str | None, protocol: str) -> Any:
@@ -151,7 +160,8 @@ class _Runs(Shards):
 
     def __init__(self, store: Store, report: Report, split: Split):
         self.split = split
-        super().__init__(store, report, (PREDICTIONS, METRICS, RUNS))
+        n_runs = max(1, min(SHARD_ROWS, SHARD_CELLS // len(split.parts["test"])))
+        super().__init__(store, report, (PREDICTIONS, METRICS, RUNS), n_runs)
 
     def _clear(self) -> None:
         super()._clear()
@@ -165,7 +175,7 @@ class _Runs(Shards):
         self.done.append(cell.run_id)
 
     def batches(self) -> dict[str, Any]:
-        return rows(self.runs, self.split, self.read, time.monotonic() - self.since) if self.runs else {}
+        return rows(self.runs, self.split, self.read) if self.runs else {}
 
 
 def _run_all(

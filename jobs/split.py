@@ -26,7 +26,8 @@ def split(
     """Store a split of a data set and return its id; the same call again stores nothing.
 
     Args:
-        naive: ignore the groups, but for those that span classes, as most papers do; refused without `allow_leakage` where it cuts one.
+        naive: ignore the groups, but for those that span classes, as most papers do; refused without
+            `allow_leakage` where it cuts one.
         csv: a published split to take instead of drawing one.
 
     Raises:

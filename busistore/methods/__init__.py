@@ -14,6 +14,7 @@ from busistore.methods.base import (
     needs_balance,
     needs_support,
     needs_text,
+    timed,
 )
 from busistore.methods.clip_adapter import ClipAdapter
 from busistore.methods.knn import KNearest
@@ -36,5 +37,6 @@ METHODS = {
 
 __all__ = [
     "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",
-    "check_protocol", "fit_predict_many", "n_groups", "needs_balance", "needs_support", "needs_text", "with_parameters",
+    "check_protocol", "fit_predict_many", "n_groups", "needs_balance", "needs_support", "needs_text", "timed",
+    "with_parameters",
 ]  # fmt: skip
