@@ -41,7 +41,9 @@ MAY_IMPORT = {
     "queries": {"errors"}, "readonly": FOUNDATION,
     "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
-    "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics"},  # the Store in annotations only
+    "pairing": FOUNDATION | {"sql"},
+    # it names the Store in annotations only
+    "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pairing"},
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison"},
     "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},
