@@ -2,8 +2,9 @@
 
     python benchmarks/bootstrap_speed.py --resamples 10000 --runs 180
 
-scipy resamples one run, by groups within the classes as ours does, through a statistic that takes all its resamples at
-once; its time is of that one run, times the number of runs. Both in this process, the median of `--repeats`.
+scipy resamples the images of one run within their classes, through a statistic that takes all its resamples at once;
+its time is of that one run, times the number of runs. Ours resamples groups, here of one image each, since scipy's
+resamples have one size. Both in this process, the median of `--repeats`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from busistore.errors import BusistoreError, UnknownName
+from busistore.pairing import support_words
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from busistore.store import Store
 
 MOST_RESAMPLED = 400_000  # values of one metric for one interval: resamples times runs
-SETTING = ("held", "recipe_id", "model_id_a", "model_id_b", "parameters_a", "parameters_b", "shots", "ratio")
+SETTING = ("held", "recipe_id", "model_id_a", "model_id_b", "parameters_a", "parameters_b", "text_id_a", "text_id_b",
+           "shots", "ratio")  # fmt: skip
 
 
 class Outcomes(NamedTuple):
@@ -51,7 +53,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison: what is compared (columns of `compared_runs`), the difference, and p adjusted."""
+    """One line of a comparison: what is compared, the difference, and p adjusted.
+
+    `what` has the columns of `compared_runs`, the metric, and the pairs: n_pairs in all, of which n_other_pixels and
+    n_unpredicted are left out; n_stale counts those with a stale run.
+    """
 
     what: dict[str, Any]
     difference: Difference
@@ -62,17 +68,6 @@ class Row:
     def support(self) -> str:
         """The size of the support sets in words."""
         return support_words(self.what["shots"], self.what["ratio"])
-
-
-def support_words(shots: int | None, ratio: float | None) -> str:
-    """The size of a support set in words.
-
-    >>> support_words(4, None), support_words(None, 0.05), support_words(0, None), support_words(None, None)
-    ('4 shots', '5%', 'none', 'all')
-    """
-    if shots is None:
-        return "all" if ratio is None else f"{100 * ratio:g}%"
-    return "none" if shots == 0 else f"{shots} shot{'' if shots == 1 else 's'}"
 
 
 def outcomes(rows: pl.DataFrame, tested: pl.DataFrame) -> Outcomes | None:
@@ -132,23 +127,15 @@ def compare(
 
     Raises:
         UnknownName: a name or the metric is not known.
-        BusistoreError: runs of the two cannot be paired, or lie on several data sets, splits or protocols.
+        BusistoreError: runs of the two cannot be paired, or lie on several data sets, splits or protocols, or the kind
+            that is compared is narrowed.
     """
-    from busistore import sql
+    from busistore import pairing, sql
 
     _check_metric(metric)
     given = {"dataset": dataset, "split_id": split, "protocol": protocol, "method": method, "model": model}
     with contextlib.closing(sql.connect(store)) as con:
-        _check_names(sql.ask(con, NAMES), a, b, given)
-        pairs = sql.ask(con, "compared_runs", {"a": a, "b": b, **given})
-        pairs = _of_supports(pairs, supports)
-        _check_pairs(pairs, a, b)
-        return adjusted(list(_differences(con, pairs, metric)), metric)
-
-
-NAMES = "SELECT DISTINCT dataset, split_id, protocol, method, model, model_id FROM current_runs"
-OPTIONS = {"dataset": ("data sets", "--dataset"), "split_id": ("splits", "--split"),
-           "protocol": ("protocols", "--protocol")}  # fmt: skip
+        return adjusted(list(_differences(con, pairing.pairs(con, a, b, supports, given), metric)), metric)
 
 
 def _check_metric(metric: str) -> None:
@@ -159,57 +146,10 @@ def _check_metric(metric: str) -> None:
         raise UnknownName("metric of a whole run", metric, whole)
 
 
-def _check_names(known: pl.DataFrame, a: str, b: str, given: dict[str, str | None]) -> None:
-    """That both names are of runs in the store and of one kind, and that what narrows the choice exists."""
-    if not known.height:
-        raise BusistoreError("there are no finished runs to compare; `busistore evaluate` makes them")
-    models, methods = {*known["model"], *known["model_id"]}, set(known["method"])
-    for name in (a, b):
-        if name not in models | methods:
-            raise UnknownName("model or method with runs", name, set(known["model"]) | methods)
-    if a == b:
-        raise BusistoreError(f"'{a}' is named twice; name two models, or two methods")
-    if not ({a, b} <= models or {a, b} <= methods):
-        one, other = (a, b) if a in models else (b, a)
-        raise BusistoreError(f"'{one}' is a model and '{other}' a method; compare two models, or two methods")
-    for column, name in given.items():
-        found = set(known[column]) | (models if column == "model" else set())
-        if name is not None and name not in found:
-            raise UnknownName(column.removesuffix("_id") + " with runs", name, found)
-
-
-def _of_supports(pairs: pl.DataFrame, supports: Sequence[tuple[int | None, float | None]]) -> pl.DataFrame:
-    import polars as pl
-
-    if not supports:
-        return pairs
-    fits = [
-        pl.col("shots").eq_missing(pl.lit(shots, pl.Int32)) & pl.col("ratio").eq_missing(pl.lit(ratio, pl.Float64))
-        for shots, ratio in supports
-    ]  # fmt: skip
-    kept = pairs.filter(pl.any_horizontal(fits))
-    if pairs.height and not kept.height:
-        asked = ", ".join(support_words(*s) for s in supports)
-        have = pairs.select("shots", "ratio").unique(maintain_order=True).rows()
-        raise BusistoreError(f"no common runs with {asked}; there are {', '.join(support_words(*s) for s in have)}")
-    return kept
-
-
-def _check_pairs(pairs: pl.DataFrame, a: str, b: str) -> None:
-    if not pairs.height:
-        raise BusistoreError(
-            f"no run of '{a}' and '{b}' on the same support set, recipe, protocol and parameters; evaluate both with "
-            "the same --split, --shots, --seeds and --protocol"
-        )
-    for column, (kinds, option) in OPTIONS.items():
-        found = sorted(set(pairs[column]))
-        if len(found) > 1:
-            several = f"'{a}' and '{b}' meet on {len(found)} {kinds}"
-            raise BusistoreError(f"{several}; name one with {option}: {', '.join(found)}")
-
-
 def _differences(con, pairs: pl.DataFrame, metric: str):
     """(what is compared, its difference) for each setting and size of the support sets."""
+    import polars as pl
+
     from busistore import sql
 
     images: dict[str, pl.DataFrame] = {}
@@ -228,14 +168,20 @@ def _differences(con, pairs: pl.DataFrame, metric: str):
             images[rows["images_md5"][0]] = sql.ask(con, "tested_images", {"run_id": rows["run_id"][0]})
         return outcomes(rows, images[rows["images_md5"][0]])
 
-    for _, rows in pairs.group_by(SETTING, maintain_order=True):
-        what = rows.row(0, named=True)
+    for _, of_pairs in pairs.group_by(SETTING, maintain_order=True):
+        rows, what = of_pairs.filter(~pl.col("other_pixels")), of_pairs.row(0, named=True)
+        if not rows.height:
+            size = support_words(what["shots"], what["ratio"])
+            raise BusistoreError(f"all runs with {size} were made from different pixels on the two sides; evaluate "
+                                 "both again, or name other sizes with --shots")  # fmt: skip
         a, b = (of(what, side, rows[f"run_{side}"].to_list()) for side in "ab")
         found = difference(metric, a, b) if a and b else None
         if found is None:
             raise BusistoreError(f"runs with {support_words(what['shots'], what['ratio'])} were not tested on the same "
                                  "images; evaluate both again on one split")  # fmt: skip
-        yield what, found
+        counts = {"n_pairs": of_pairs.height, "n_other_pixels": of_pairs.height - rows.height,
+                  "n_unpredicted": rows.height - len(found.values), "n_stale": int(rows["stale"].sum())}  # fmt: skip
+        yield what | counts, found
 
 
 def adjusted(found: list[tuple[dict[str, Any], Difference]], metric: str) -> list[Row]:
@@ -273,14 +219,26 @@ def _flat(row: Row) -> dict[str, Any]:
         "p_seeds": d.p_seeds, "p_seeds_holm": row.p_seeds_holm, "var_seeds": d.both.var_seeds,
         "var_groups": d.both.var_groups, "var_both": d.both.var_both,
         **{name: what[name] for name in ("n_labelled_a", "n_labelled_b", "recipe_id", "model_id_a", "model_id_b",
-                                         "parameters_a", "parameters_b")},
+                                         "parameters_a", "parameters_b", "text_id_a", "text_id_b", "n_pairs",
+                                         "n_other_pixels", "n_unpredicted", "n_stale")},
     }  # fmt: skip
 
 
+TOLD = {  # count in Row.what: what such pairs are, and what to do
+    "n_other_pixels": ("left out, since the two sides were made from different pixels", "evaluate both again"),
+    "n_unpredicted": ("left out, since a run has no predictions", "evaluate it here"),
+    "n_stale": ("stale, since pixels or vectors have changed or gone since", "`busistore query stale` lists them"),
+}
+
+
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What the reader of these p must know: where no result could have been significant over the seeds."""
+    """What the reader must know: pairs that are left out or stale, and where no p over the seeds could be significant.
+    """
     from busistore import stats
 
+    n_pairs = sum(row.what["n_pairs"] for row in rows)
+    counts = {name: sum(row.what[name] for row in rows) for name in TOLD}
+    found = [f"{TOLD[k][0]}: {n} of {n_pairs} pairs of runs; {TOLD[k][1]}" for k, n in counts.items() if n]
     tested = [row.difference.both.n_seeds for row in rows if row.difference.p_seeds is not None]
     said = stats.unreachable(max(tested), len(tested)) if tested else None
-    return [f"p_seeds, over support sets alone: {said}"] if said else []
+    return [*found, *([f"p_seeds, over support sets alone: {said}"] if said else [])]

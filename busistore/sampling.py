@@ -50,15 +50,23 @@ def sample_episode(
 def sample_episodes(
     labels: Mapping[str, str], shots: Sequence[int], seeds: Iterable[int], ratios: Sequence[float] = ()
 ) -> Iterator[Draw]:
-    """Every episode of a grid, seed by seed; `sample_episode`, with the ids sorted once."""
+    """Every episode of a grid, seed by seed; `sample_episode`, with the ids sorted once.
+
+    Where every image of every class is drawn, all seeds draw the same: there is one such episode, and its seed is 0.
+    """
     members: dict[str, list[str]] = defaultdict(list)
     for image_id in sorted(labels):
         members[labels[image_id]].append(image_id)
     if not members:
         raise BusistoreError("no training images to draw from; check the split's train part")
-    sizes = _sizes({label: len(ids) for label, ids in members.items()}, shots, ratios)
-    most = {label: max(of[label] for _, _, of in sizes) for label in sorted(members)} if sizes else {}
-    for seed in seeds:
+    held = {label: len(members[label]) for label in sorted(members)}
+    asked = _sizes(held, shots, ratios)
+    sizes = [size for size in asked if size[2] != held]
+    most = {label: max(of[label] for _, _, of in sizes) for label in held} if sizes else {}
+    for n, ratio, of in asked:
+        if of == held:
+            yield Draw(n, ratio, 0, {label: tuple(_draw(members[label], of[label], 0, label)) for label in held})
+    for seed in seeds if sizes else ():
         drawn = {label: tuple(_draw(members[label], n, seed, label)) for label, n in most.items()}
         for n, ratio, of in sizes:
             yield Draw(n, ratio, seed, {label: ids[: of[label]] for label, ids in drawn.items()})

@@ -1,7 +1,8 @@
 """The store: LanceDB tables under one folder, written by key, read by column.
 
-Only this module knows LanceDB and Lance. A row is written whole and once: every batch is one commit, checked before
-it is written, and a key that is there already is left alone (or replaced, when asked).
+Only this module and its indexes (`nearest`, `lookup`) know LanceDB and Lance. A row is written whole and once: every
+batch is one commit, checked before it is written, and a key that is there already is left alone (or replaced, when
+asked).
 """
 
 from __future__ import annotations
@@ -188,15 +189,24 @@ class Store:
     def _table(self, table: Table):
         """Open the table, made first if this is its first row."""
         if self.has(table.name):
-            handle = self.lancedb.open_table(table.name)
-            later = [f for f in table.schema if f.name not in handle.schema.names]
-            if later:  # columns that this table did not have when the store was begun
-                handle.add_columns(pa.schema(later))
-            return handle
+            return self._with_later_columns(table)
         options = {"new_table_enable_stable_row_ids": "true"}
         return self.lancedb.create_table(
             table.name, schema=_stored_schema(table), exist_ok=True, storage_options=options
         )
+
+    def _with_later_columns(self, table: Table):
+        """A table that exists, with the columns that there were not when the store was begun."""
+        while True:
+            handle = self.lancedb.open_table(table.name)
+            later = [f for f in table.schema if f.name not in handle.schema.names]
+            if not later:
+                return handle
+            try:
+                handle.add_columns(pa.schema(later))
+            except RuntimeError as error:
+                if "conflict" not in str(error):  # another writer was first: see what it left to do
+                    raise
 
     def compact(self) -> None:
         """Merge small fragments of every table and sweep what killed writers left; no version is dropped."""

@@ -12,7 +12,6 @@ from busistore.store import Store
 SNAPSHOT_ROWS = 20_000  # up to here a table is read once into memory, which DuckDB scans two to three times faster
 HIDDEN = "lance of "  # prefix of the names under which larger tables are registered, below their views
 FILES = ("png",)
-SQL_TYPES = {pa.float64(): "DOUBLE", pa.int32(): "INTEGER", pa.string(): "VARCHAR"}  # of columns added later
 HASH = r"-[0-9a-f]{12}$"
 
 # Views made of others, in the order in which they are made. Several groupings of a data set may be stored, and a run
@@ -35,16 +34,18 @@ JOIN embeddings e ON e.image_id = s.image_id AND e.recipe_id = p.recipe_id AND e
 GROUP BY s.split_id, e.model_id, e.recipe_id HAVING count(*) = any_value(s.n)
 """,
     "current_runs": """
-SELECT r.* FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
+SELECT r.*, json_extract_string(r.details, '$.text_id') AS text_id
+FROM runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id) WHERE r.status = 'done'
 QUALIFY row_number() OVER (
     PARTITION BY r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.recipe_id, r.parameters, r.protocol,
-        json_extract_string(r.details, '$.text_id')
+        text_id
     ORDER BY r.inputs_sha256 IS NOT DISTINCT FROM n.inputs_sha256 DESC, r.finished_at DESC NULLS LAST, r.run_id DESC
 ) = 1
 """,
     "results": """
 SELECT r.run_id, r.method, r.model, r.model_id, r.recipe, r.recipe_id, r.dataset, r.split_id, r.episode_id, r.shots,
-       r.ratio, r.seed, r.protocol, r.parameters, r.n_labelled, r.n_test, r.exposure_support, r.exposure_val, r.seconds,
+       r.ratio, r.seed, r.protocol, r.parameters, r.text_id, r.n_labelled, r.n_test, r.exposure_support,
+       r.exposure_val, r.seconds,
        m.subject, m.metric, m.class, m.value, m.n_used
 FROM metrics m JOIN current_runs r USING (run_id)
 """,
@@ -120,8 +121,11 @@ def _view_of(con, store: Store, name: str) -> None:
     dataset = store.dataset(name)
     con.register(HIDDEN + name, dataset)
     columns = ", ".join(map(quoted, _without_files(dataset.schema).names))
-    columns += "".join(f", NULL::{SQL_TYPES[field.type]} AS {quoted(field.name)}" for field in later)
-    con.execute(f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {quoted(HIDDEN + name)}")
+    text = f"CREATE VIEW {quoted(name)} AS SELECT {columns} FROM {quoted(HIDDEN + name)}"
+    if later:
+        con.register(f"{HIDDEN}{name} later", pa.schema(later).empty_table())
+        text += f" UNION ALL BY NAME SELECT * FROM {quoted(f'{HIDDEN}{name} later')}"
+    con.execute(text)
 
 
 def _later_columns(store: Store, name: str) -> list[pa.Field]:

@@ -50,12 +50,6 @@ class Split:
         """Class names in the order of all probabilities."""
         return sorted({self.label_of[i] for part in splits.PARTS for i in self.parts.get(part, [])})
 
-    @cached_property
-    def groups_in(self) -> dict[str, np.ndarray]:
-        """(N,) number of the group of each image, by part; the same number in all parts."""
-        number = {g: k for k, g in enumerate(sorted(set(self.group_of.values())))}
-        return {part: np.array([number[self.group_of[i]] for i in ids], int) for part, ids in self.parts.items()}
-
 
 def draw_episodes(
     split: Split, shots: Sequence[int], seeds: Sequence[int], ratios: Sequence[float] = ()

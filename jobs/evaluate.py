@@ -15,7 +15,7 @@ from typing import Any
 
 from busistore import models
 from busistore.errors import BusistoreError, RunFailed, lookup
-from busistore.jobs import Report, Shards, Track, reading, silent
+from busistore.jobs import SHARD_ROWS, Report, Shards, Track, reading, silent
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table, load_split
 from busistore.jobs.models import find
 from busistore.jobs.run_rows import rows
@@ -33,8 +33,11 @@ from busistore.methods import (
     with_parameters,
 )
 from busistore.preprocess import recipes
+from busistore.prompts import PromptSet
 from busistore.schema import EPISODES, METRICS, PREDICTIONS, RUNS
 from busistore.store import Store
+
+SHARD_CELLS = 100_000  # predictions in a shard: some 100 MB while its rows are made
 
 
 def evaluate(
@@ -81,15 +84,7 @@ def evaluate(
     chosen = load_split(store, split, dataset)
     sets = reading.prompt_sets(store, prompts, chosen) if any(needs_text(m) for m in fitted) else []
     episodes = _only(_episodes(chosen, fitted, shots, seeds, ratios), only)
-    load = {needs_tower(m): load_pictures if needs_tower(m) else load_vectors for m in fitted}
-    seen = {(one.model_id, kind): load[kind](store, one, recipe, chosen) for one in located for kind in load}
-    cells = (  # what is missing has stopped the job by now
-        Cell(method, seen[one.model_id, needs_tower(method)], episode, protocol, texts)
-        for one in located
-        for method in fits[one.spec.name]
-        for episode in _episodes_of(method, chosen, episodes)
-        for texts in ([reading.texts_of(store, one, s, chosen) for s in sets] if needs_text(method) else [None])
-    )
+    cells = _cells(store, located, fits, chosen, episodes, sets, recipe, protocol)
     grid = {cell.run_id: cell for cell in cells}
     done = {k for (k,) in store.keys(RUNS, "status = 'done'")}
     missing = {run_id: cell for run_id, cell in grid.items() if run_id not in done}
@@ -100,6 +95,21 @@ def evaluate(
         _run_all(store, report, missing, chosen, read, towers, track)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _cells(
+    store: Store, located: Sequence[models.Located], fits: dict[str, list[Any]], split: Split,
+    episodes: list[Episode], sets: Sequence[PromptSet], recipe: str, protocol: str,
+) -> Iterator[Cell]:  # fmt: skip
+    """Every run of the grid, model by model; what is not encoded stops here, before the first."""
+    load = {needs_tower(m): load_pictures if needs_tower(m) else load_vectors for some in fits.values() for m in some}
+    seen = {(one.model_id, kind): load[kind](store, one, recipe, split) for one in located for kind in load}
+    for one in located:
+        for method in fits[one.spec.name]:
+            source = seen[one.model_id, needs_tower(method)]
+            texts = [reading.texts_of(store, one, s, split) for s in sets] if needs_text(method) else [None]
+            for episode in _episodes_of(method, split, episodes):
+                yield from (Cell(method, source, episode, protocol, some) for some in texts)
 
 
 def _method(name: str, parameters: dict[str, str], rank: str | None, protocol: str) -> Any:
@@ -168,27 +178,24 @@ class _Runs(Shards):
 
     def __init__(self, store: Store, report: Report, split: Split):
         self.split = split
-        super().__init__(store, report, (PREDICTIONS, METRICS, RUNS))
+        n_runs = max(1, min(SHARD_ROWS, SHARD_CELLS // len(split.parts["test"])))
+        super().__init__(store, report, (PREDICTIONS, METRICS, RUNS), n_runs)
 
     def _clear(self) -> None:
         super()._clear()
         self.runs: list[tuple[Cell, Outcome]] = []
-        self.took: dict[str, float] = {}
         self.read: Read | None = None
 
-    def take(self, cell: Cell, outcome: Outcome | RunFailed, read: Read | None, seconds: float | None = None) -> None:
-        """One run, with its time where it was taken alone; those of one shard read the same texts."""
+    def take(self, cell: Cell, outcome: Outcome | RunFailed, read: Read | None) -> None:
+        """One run; those of one shard read the same texts."""
         if isinstance(outcome, RunFailed):
             return self.refuse(cell.run_id, str(outcome))
         self.runs.append((cell, outcome))
-        if seconds is not None:
-            self.took[cell.run_id] = seconds
         self.read = read
         self.done.append(cell.run_id)
 
     def batches(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self.since
-        return rows(self.runs, self.split, self.read, seconds, self.took) if self.runs else {}
+        return rows(self.runs, self.split, self.read) if self.runs else {}
 
     def flush(self) -> None:
         trained = [cell.run_id for cell, _ in self.runs if needs_tower(cell.method)]
@@ -208,16 +215,11 @@ def _run_all(
         for cells in _alike(missing.values()):
             texts = read.get((cells[0].vectors.model_id, cells[0].texts))
             trains = needs_tower(cells[0].method)
-            for cell, outcome, seconds in towers.run(cells) if trains else _together(cells, split, texts):
-                shards.take(cell, outcome, texts, seconds)
+            for cell, outcome in towers.run(cells) if trains else run_many(cells, split, texts):
+                shards.take(cell, outcome, texts)
                 shards.checkpoint()
                 advance(1)
             shards.flush()
-
-
-def _together(cells: list[Cell], split: Split, read: Read | None) -> Iterator[tuple[Cell, Outcome, None]]:
-    """Runs of which none has a time of its own."""
-    return ((cell, outcome, None) for cell, outcome in run_many(cells, split, read))
 
 
 def _alike(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,17 +24,11 @@ Done = tuple[Cell, Outcome]
 OF_SUPPORT = ("train_loss", "learning_rate")  # of the curves; the others are of the validation part
 
 
-def rows(
-    done: Sequence[Done], split: Split, read: Read | None, seconds: float, took: Mapping[str, float] | None = None
-) -> dict[str, pa.Table]:
-    """The rows of runs on one split, by table.
-
-    A run that `took` names by its id has the seconds given there, another one an equal share of `seconds`.
-    """
+def rows(done: Sequence[Done], split: Split, read: Read | None) -> dict[str, pa.Table]:
+    """The rows of runs on one split, by table."""
     run_ids = pa.array([cell.run_id for cell, _ in done])
     probabilities = np.stack([outcome.probabilities for _, outcome in done])
-    own, share = took or {}, seconds / len(done)
-    each = [_run_row(cell, split, outcome, own.get(cell.run_id, share)) for cell, outcome in done]
+    each = [_run_row(cell, split, outcome) for cell, outcome in done]
     scored = [_metrics(run_ids, split, probabilities)]
     scored += [_of_prompts(cell, split, outcome, read) for cell, outcome in done if not needs_support(cell.method)]
     scored += [_of_epochs(cell, split, outcome) for cell, outcome in done if outcome.curves]
@@ -87,13 +81,10 @@ def _of_prompts(cell: Cell, split: Split, outcome: Outcome, read: Read) -> pa.Ta
             "value": m.value, "n_used": m.n_used,
         }
         for part in parts
-        for prompt, m in _prompt_metrics(cell, split, labelled(cached, split, split.parts[part]), read)
+        for images in [labelled(cached, split, split.parts[part])]
+        for prompt, m in cell.method.prompt_metrics(images, read.prompts, split.classes)
     ]  # fmt: skip
     return pa.Table.from_pylist(found, METRICS.schema)
-
-
-def _prompt_metrics(cell: Cell, split: Split, images: Any, read: Read) -> Iterator[tuple[str, metrics.Metric]]:
-    return cell.method.prompt_metrics(images, read.prompts, split.classes)
 
 
 def _of_epochs(cell: Cell, split: Split, outcome: Outcome) -> pa.Table:
@@ -109,10 +100,10 @@ def _of_epochs(cell: Cell, split: Split, outcome: Outcome) -> pa.Table:
     return pa.Table.from_pylist(found, METRICS.schema)
 
 
-def _run_row(cell: Cell, split: Split, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    cached, episode, groups = cell.vectors, cell.episode, split.groups_in
-    support = groups["train"][np.searchsorted(split.parts["train"], episode.ids)]
-    test = groups["test"].tolist()
+def _run_row(cell: Cell, split: Split, outcome: Outcome) -> dict[str, Any]:
+    cached, episode = cell.vectors, cell.episode
+    groups = {part: [split.group_of[i] for i in split.parts.get(part, [])] for part in ("val", "test")}
+    support = {split.group_of[i] for i in episode.ids}
     details = outcome.chosen | ({"text_id": cell.texts.text_id} if cell.texts else {})
     return {
         "run_id": cell.run_id, "method": cell.method.name, "model": cached.model, "model_id": cached.model_id,
@@ -120,10 +111,10 @@ def _run_row(cell: Cell, split: Split, outcome: Outcome, seconds: float) -> dict
         "episode_id": episode.episode_id, "shots": episode.shots, "ratio": episode.ratio, "seed": episode.seed,
         "protocol": cell.protocol, "parameters": canonical_json(cell.parameters), "classes": split.classes,
         "details": canonical_json(details), "n_labelled": outcome.n_labelled,
-        "n_groups_support": len(np.unique(support)), "n_test": len(test),
-        "inputs_sha256": cached.inputs_sha256, "exposure_support": splits.exposure(test, support.tolist()),
-        "exposure_val": splits.exposure(test, groups["val"].tolist()) if outcome.saw_val else None,
-        "versions": _versions(), "commit": _commit(), "device": "cpu", "seconds": seconds, "status": "done",
+        "n_groups_support": len(support), "n_test": len(groups["test"]),
+        "inputs_sha256": cached.inputs_sha256, "exposure_support": splits.exposure(groups["test"], support),
+        "exposure_val": splits.exposure(groups["test"], groups["val"]) if outcome.saw_val else None,
+        "versions": _versions(), "commit": _commit(), "device": "cpu", "seconds": outcome.seconds, "status": "done",
         "finished_at": datetime.now(UTC),
     }  # fmt: skip
 

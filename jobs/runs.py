@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from busistore.ids import content_id, plain, sha256
 from busistore.jobs.encode import current_vectors
 from busistore.jobs.episodes import Episode, Split
 from busistore.jobs.preprocess import current_pictures
-from busistore.methods import Labelled, Outcome, TextPrompts, fit_predict_many, needs_support, needs_text
+from busistore.methods import Labelled, Outcome, TextPrompts, fit_predict_many, needs_support, needs_text, timed
 from busistore.preprocess import recipes
 from busistore.schema import embeddings_name
 from busistore.store import Store
@@ -82,10 +82,10 @@ class Cell:
     protocol: str
     texts: Texts | None = None
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, Any]:
         """The method's fields, and the id of the prompt set where it reads one: other texts are other runs."""
-        return _parameters(self.method, self.texts)
+        return plain(self.method) | ({"prompts": self.texts.set_id} if self.texts else {})
 
     @cached_property
     def run_id(self) -> str:
@@ -100,11 +100,6 @@ class Cell:
             if self.texts.map_id is not None:
                 key["map_id"] = self.texts.map_id
         return content_id(self.method.name, key)
-
-
-@cache
-def _parameters(method: Any, texts: Texts | None) -> dict[str, Any]:
-    return plain(method) | ({"prompts": texts.set_id} if texts else {})
 
 
 def no_images(split: Split) -> Episode:
@@ -135,7 +130,7 @@ def run_many(cells: Sequence[Cell], split: Split, read: Read | None = None) -> I
         draws = [np.array([row_of[i] for i in cell.episode.ids]) for cell in cells]
         outcomes = fit_predict_many(method, labelled(cached, split, used), draws, *given, **text)
     else:
-        outcomes = (method.fit_predict(None, *given, **text) for _ in cells)
+        outcomes = (timed(method.fit_predict, None, *given, **text) for _ in cells)
     for cell, outcome in zip(cells, outcomes):
         yield cell, _told(outcome, read)
 

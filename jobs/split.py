@@ -26,7 +26,8 @@ def split(
     """Store a split of a data set and return its id; the same call again stores nothing.
 
     Args:
-        naive: ignore the groups, as most papers do; refused without `allow_leakage` where it cuts one.
+        naive: ignore the groups, but for those that span classes, as most papers do; refused without
+            `allow_leakage` where it cuts one.
         csv: a published split to take instead of drawing one.
 
     Raises:
@@ -61,8 +62,11 @@ def _draw(
     if csv is not None:
         parts = splits.read_split_csv(csv, ids, [labels[i] for i in ids])
         return parts, "published", f"{Path(csv).name} sha256 {sha256(Path(csv).read_bytes())[:12]}"
-    if naive:
-        parts = splits.naive_split(ids, [labels[i] for i in ids], seed, fractions)
+    if naive:  # of the images that a grouped split has, so that the two can be compared
+        mixed = splits.mixed_groups(found.group_of, labels)
+        kept = [i for i in ids if found.group_of[i] not in mixed]
+        parts = dict.fromkeys(ids, splits.EXCLUDED)
+        parts |= splits.naive_split(kept, [labels[i] for i in kept], seed, fractions)
         return parts, f"naive-seed{seed}", f"drawn without regard to groups, {shares}"
     groups = [found.group_of[i] for i in ids]
     parts = splits.grouped_split(ids, [labels[i] for i in ids], groups, seed, fractions)

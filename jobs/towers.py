@@ -26,7 +26,7 @@ from busistore.jobs.layers import TOKEN_DTYPES, Layer
 from busistore.jobs.pictures import batches
 from busistore.jobs.preprocess import current_pictures
 from busistore.jobs.runs import Cell, Vectors, labelled
-from busistore.methods import Outcome
+from busistore.methods import Outcome, timed
 from busistore.models import Located
 from busistore.schema import RUNS
 from busistore.store import Store
@@ -109,8 +109,8 @@ class Towers:
         for model_id, settings in reversed(dict.fromkeys(map(_what, cells))):  # the first one stays in memory
             self.network(model_id, settings)
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome | RunFailed, float]]:
-        """Each cell with its predictions of the test part, or why there are none, and the seconds that it took.
+    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome | RunFailed]]:
+        """Each cell with its predictions of the test part, or why there are none.
 
         The cells differ in their episodes alone.
         """
@@ -120,16 +120,16 @@ class Towers:
         val = labelled(cached, self.split, self.split.parts.get("val", [])) if "val" in self.parts else None
         queries = cached.of(self.split.parts["test"])
         for cell in cells:
-            started = time.monotonic()
             folder = folder_of(self.store, cell.run_id)
             support = labelled(cached, self.split, cell.episode.ids)
             try:
-                outcome = cell.method.fit_predict(
-                    support, val, queries, n_classes, cell.protocol, tower=lambda: copy.deepcopy(network), folder=folder
-                )
+                outcome = timed(
+                    cell.method.fit_predict, support, val, queries, n_classes, cell.protocol,
+                    tower=lambda: copy.deepcopy(network), folder=folder,
+                )  # fmt: skip
             except RunFailed as error:
                 outcome = RunFailed(f"{_told(cell)}: {error}")
-            yield cell, outcome, time.monotonic() - started
+            yield cell, outcome
 
     def network(self, model_id: str, settings: Settings) -> TrainableViT:
         """The frozen network itself; a method is given copies."""

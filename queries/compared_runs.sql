@@ -28,7 +28,7 @@ SELECT
     a.ratio AS ratio, a.seed AS seed, a.episode_id AS episode_id, a.recipe AS recipe, a.recipe_id AS recipe_id,
     a.method AS method_a, b.method AS method_b, a.model AS model_a, b.model AS model_b, a.model_id AS model_id_a,
     b.model_id AS model_id_b, a.parameters AS parameters_a, b.parameters AS parameters_b,
-    a.n_labelled AS n_labelled_a, b.n_labelled AS n_labelled_b, a.run_id AS run_a, b.run_id AS run_b
+    a.text_id AS text_id_a, b.text_id AS text_id_b, a.n_labelled AS n_labelled_a, b.n_labelled AS n_labelled_b, a.run_id AS run_a, b.run_id AS run_b
 FROM pairs_of_runs
 ORDER BY dataset, split_id, protocol, compared, held, recipe_id, model_id_a, model_id_b, parameters_a, parameters_b,
-    shots NULLS LAST, ratio NULLS LAST, seed, episode_id, run_a, run_b
+    text_id_a, text_id_b, shots NULLS LAST, ratio NULLS LAST, seed, episode_id, run_a, run_b

@@ -17,6 +17,9 @@ WITH said AS (
         AND ($split_id IS NULL OR r.split_id = $split_id) AND ($protocol IS NULL OR r.protocol = $protocol)
         AND ($model IS NULL OR r.model = $model) AND ($method IS NULL OR r.method = $method)
         AND ($shots IS NULL OR r.shots = $shots) AND ($ratio IS NULL OR r.ratio = $ratio)
+    QUALIFY row_number() OVER (  -- of runs that differ in their text tower alone, the newest
+        PARTITION BY p.image_id, r.split_id, r.episode_id, r.protocol, r.method, r.model_id, r.recipe_id, r.parameters
+        ORDER BY r.finished_at DESC NULLS LAST, r.run_id DESC) = 1
 ), votes AS (
     SELECT dataset, split_id, protocol, shots, ratio, image_id, label, predicted, count(*) AS n FROM said GROUP BY ALL
 ), images_said AS (

@@ -90,6 +90,13 @@ def second_parameters(store: Store) -> None:
     put_runs(store, ALPHA, prefix="k2", parameters='{"k":2}')
 
 
+def more_test_images(store: Store, times: int = 3) -> None:
+    """What was said of each test image said again of `times` more, each a group, so that there are intervals and p."""
+    again = [row | {"image_id": f"{row['image_id']}-{k}"} for row in _rows(store, "predictions") for k in range(times)]
+    store.put(schema.PREDICTIONS, again)
+    store.put(schema.RUNS, [row | {"n_test": 3 * (1 + times)} for row in _rows(store, "runs")], replace=True)
+
+
 HARMLESS = (older_grouping, superseded_runs, other_data_set)
 SETTINGS = (second_mask_source, second_recipe, second_weights, second_split, second_protocol, second_parameters)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,10 @@ from busistore.cli import compare as verb
 from busistore.comparison import Outcomes, compare
 from busistore.errors import BusistoreError, UnknownName
 from busistore.metrics import classification_metrics
+from busistore.report import forest
 from busistore.store import Store
 from tests import crowded
-from tests.filled import OUTCOMES, SPLIT, filled_store, put_runs
+from tests.filled import IMAGE_IDS, MODEL_IDS, OUTCOMES, SPLIT, filled_store, put_runs, put_vectors
 
 CLASSES = ["benign", "malignant", "normal"]
 
@@ -203,6 +205,99 @@ def test_runs_without_predictions_are_not_compared(tmp_path):
         compare(store, "alpha", "beta")
 
 
+def _change(store: Store, where: str, **columns) -> None:
+    rows = [row | columns for row in store.read("runs", where=where).to_pylist()]
+    store.put(schema.RUNS, rows, replace=True)
+
+
+def test_pairs_without_predictions_are_counted(tmp_path):
+    store = filled_store(tmp_path / "store")
+    store.delete("predictions", "run_id IN ('run-beta-1-0', 'run-beta-1-1')")
+    one, two = compare(store, "alpha", "beta", "accuracy")
+    assert [(r.what["n_pairs"], r.what["n_unpredicted"], r.difference.both.n_seeds) for r in (one, two)] == [
+        (3, 2, 1), (3, 0, 3),
+    ]  # fmt: skip
+    assert "left out, since a run has no predictions: 2 of 6 pairs of runs; evaluate it here" in comparison.warnings(
+        [one, two])  # fmt: skip
+
+
+def test_stale_pairs_are_those_of_the_query_and_are_counted(tmp_path):
+    """beta's runs are stale for a lost vector; once it is back, those alone whose two runs are of older pixels."""
+    store = filled_store(tmp_path / "store")
+    stale = set(sql.run(store, "stale").filter(stage="run")["run_id"])
+    assert stale == {f"run-beta-{shots}-{seed}" for shots in (1, 2) for seed in range(3)}
+    rows = compare(store, "alpha", "beta", "accuracy")
+    assert [r.what["n_stale"] for r in rows] == [3, 3]
+    assert any(said.startswith("stale, since") and "6 of 6 pairs" in said for said in comparison.warnings(rows))
+    put_vectors(store, "beta", 6, IMAGE_IDS)
+    rows = compare(store, "alpha", "beta", "accuracy")
+    assert not any("pairs of runs" in said for said in comparison.warnings(rows))
+    _change(store, "shots = 1 AND seed = 2", inputs_sha256="0" * 64)
+    rows = compare(store, "alpha", "beta", "accuracy")
+    assert [(r.what["n_stale"], r.difference.both.n_seeds) for r in rows] == [(1, 3), (0, 3)]
+
+
+def test_pairs_of_different_pixels_are_left_out(tmp_path):
+    store = filled_store(tmp_path / "store")
+    _change(store, "model = 'beta' AND shots = 1 AND seed = 0", inputs_sha256="0" * 64)
+    one, two = compare(store, "alpha", "beta", "accuracy")
+    np.testing.assert_allclose(one.difference.values, [0, 0], atol=1e-12)  # without the 2/3 of seed 0
+    assert (one.what["n_other_pixels"], two.what["n_other_pixels"]) == (1, 0)
+    said = run(store, "alpha", "beta").stderr
+    assert "the two sides were made from different pixels: 1 of 6 pairs of runs; evaluate both again" in said
+    _change(store, "model = 'beta' AND shots = 1", inputs_sha256="0" * 64)
+    with pytest.raises(BusistoreError, match="all runs with 1 shot were made from different pixels"):
+        compare(store, "alpha", "beta", "accuracy")
+
+
+@pytest.mark.parametrize(("asked", "given", "message"), [
+    (("alpha", "beta"), {"model": "alpha"}, "are models, so --model 'alpha' cannot narrow them.*with --method"),
+    (("knn", "linear-probe"), {"method": "knn"}, "are methods, so --method 'knn' cannot narrow them.*with --model"),
+])  # fmt: skip
+def test_what_is_compared_cannot_be_narrowed(two_methods, asked, given, message):
+    with pytest.raises(BusistoreError, match=message):
+        compare(two_methods, *asked, **given)
+
+
+def test_rows_of_several_recipes_weights_parameters_and_texts_are_told_apart(tmp_path):
+    store = filled_store(tmp_path / "store")
+    beta = [(m, n, s, "SSS") for (m, n), said in OUTCOMES.items() if m == "beta" for s in range(len(said))]
+    crowded.second_recipe(store)
+    crowded.second_parameters(store)
+    put_runs(store, beta, prefix="crop", recipe_id=crowded.OTHER_RECIPE_ID, recipe="crop224")
+    put_runs(store, beta, prefix="k2", parameters='{"k":2}')
+    assert _held(store) == ["linear-probe k=2 on pad224", "linear-probe k=None on crop224",
+                            "linear-probe k=None on pad224"]  # fmt: skip
+    crowded.second_weights(store)
+    first, other = MODEL_IDS["alpha"], crowded.OTHER_WEIGHTS
+    assert _held(store) == [
+        f"linear-probe k=2 on pad224 ({first})", f"linear-probe k=None on crop224 ({first})",
+        f"linear-probe k=None on pad224 ({first})", f"linear-probe k=None on pad224 ({other})",
+    ]  # fmt: skip
+
+
+def _held(store: Store) -> list[str]:
+    """The names of the rows, the same on the page of a terminal and in the figure, one for each size."""
+    rows = compare(store, "alpha", "beta", "accuracy")
+    on = verb._for_reading(rows, "alpha", "beta")["on"].to_list()
+    assert on == [line.group for line in forest.lines(rows)]
+    assert len(set(zip(on, (r.support for r in rows)))) == len(rows)
+    return sorted(set(on))
+
+
+def test_methods_with_several_parameters_or_texts_are_told_apart(tmp_path):
+    store = filled_store(tmp_path / "store")
+    for k in (1, 5):
+        put_runs(store, [("alpha", 1, 0, "SUS")], prefix=f"k{k}", method="knn", parameters=f'{{"k":{k}}}')
+    for text in ("t1", "t2"):
+        put_runs(store, [("alpha", 1, 0, "SUS")], prefix=text, method="tip", details=f'{{"text_id":"{text}"}}')
+    names = [line.group for line in forest.lines(compare(store, "knn", "linear-probe", "accuracy"))]
+    assert names == ["alpha (knn k=1)", "alpha (knn k=5)"]
+    names = [line.group for line in forest.lines(compare(store, "tip", "linear-probe", "accuracy"))]
+    assert names == ["alpha (t1)", "alpha (t2)"]
+    assert [line.group for line in forest.lines(compare(store, "alpha", "beta", "accuracy"))] == ["", ""]
+
+
 def test_an_empty_store_names_the_command(store):
     with pytest.raises(BusistoreError, match="busistore evaluate"):
         compare(store, "alpha", "beta")
@@ -229,6 +324,26 @@ def test_the_table_says_what_is_compared_and_warns(filled, monkeypatch):
     quiet = run(filled, "alpha", "beta", "--metric", "accuracy", "-q")
     assert "compare:" not in quiet.stderr
     assert "warning:" in quiet.stderr
+
+
+def test_the_family_of_p_is_said_as_it_is(tmp_path):
+    """At four shots both are right everywhere, so that their difference has no p."""
+    store = filled_store(tmp_path / "store")
+    put_runs(store, [(model, 4, seed, "SSS") for model in ("alpha", "beta") for seed in range(3)])
+    crowded.more_test_images(store)
+    rows = compare(store, "alpha", "beta", "accuracy")
+    assert [row.p_holm is None for row in rows] == [False, False, True]
+    said = run(store, "alpha", "beta", "--metric", "accuracy").stderr
+    assert "p_holm is adjusted for 2 comparisons; 1 more without p" in said
+    assert "p_holm is adjusted for 1 comparison\n" in run(store, "alpha", "beta", "--shots", "1").stderr
+
+
+def test_a_figure_says_what_its_marks_are_and_where_it_is_from(filled, tmp_path):
+    assert run(filled, "alpha", "beta", "--figure", str(tmp_path / "f.svg")).exit_code == 0
+    drawn = " ".join(re.findall(r"<text[^>]*>([^<]*)<", (tmp_path / "f.svg").read_text()))
+    assert "mean difference with its 95% interval" in drawn
+    assert "ticks: single support sets" in drawn
+    assert f"Split {SPLIT}, protocol val-tuned." in drawn
 
 
 def test_json_has_the_variance_components_and_both_p(filled):

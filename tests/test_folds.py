@@ -24,6 +24,8 @@ def test_folds_of_groups_by_hand():
     assert folds(support._replace(groups=np.array([1, 5, 8, 5, 9, 2, 2, 2, 2])), 2, 8) is None
     mixed = support._replace(groups=np.array([4, 5, 8, 5, 9, 4, 3, 2, 3]))  # 4 spans both classes and goes first
     assert folds(mixed, 2, 8).tolist() == [0, 1, 2, 1, 0, 0, 1, 2, 1]
+    last = Labelled(np.eye(7), np.array([0, 0, 1, 1, 1, 0, 1]), np.array([0, 1, 2, 2, 3, 9, 9]))  # 9 is mixed and last
+    assert folds(last, 2, 2).tolist() == [1, 0, 1, 1, 0, 0, 0]
     stuck = Labelled(np.eye(4), np.array([0, 1, 0, 1]), np.array([0, 0, 0, 0]))
     assert folds(stuck, 2, 8) is None
 

@@ -17,8 +17,9 @@ FOLDERS = {
 
 OWNERS = {
     "lancedb": {"store", "nearest", "lookup"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
-    "open_clip": {"models"}, "timm": {"models"}, "torch": {"models"}, "sklearn": {"methods"},
-    "transformers": {"models"}, "safetensors": {"models"}, "huggingface_hub": {"models"},
+    "open_clip": {"models"}, "timm": {"models"}, "torch": {"models", "methods"}, "sklearn": {"methods"},
+    "peft": {"methods"},
+    "transformers": {"models"}, "safetensors": {"models", "methods"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
     "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
     "urllib": {"chat"},  # of the standard library, and here because it reaches the network
@@ -41,7 +42,9 @@ MAY_IMPORT = {
     "queries": {"errors"}, "readonly": FOUNDATION,
     "views": FOUNDATION | {"store"},
     "sql": FOUNDATION | {"queries", "store", "views", "readonly"}, "formats": FOUNDATION,
-    "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics"},  # the Store in annotations only
+    "pairing": FOUNDATION | {"sql"},
+    # it names the Store in annotations only
+    "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pairing"},
     "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison"},
     "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},

@@ -3,13 +3,14 @@
 import collections
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from busistore import jobs, metrics, models, schema, sql
+from busistore import jobs, metrics, models, schema, sql, views
 from busistore.errors import BusistoreError, Leakage, UnknownName
 from busistore.jobs.encode import encode, vectors
 from busistore.jobs.evaluate import evaluate
@@ -17,7 +18,7 @@ from busistore.jobs.group import group, newest
 from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
 from busistore.preprocess import recipes
-from busistore.store import Store
+from busistore.store import PRIMARY_KEY, Store
 from tests.fakes import busi_folder, speckle
 from tests.test_jobs_ingest import counts
 from tests.test_methods import LEARNERS
@@ -277,8 +278,9 @@ def test_unknown_executor(store, twins):
 
 def test_shares_of_the_training_part_are_episodes_too(ready, fake_model):
     report = evaluate(ready, ["knn", "linear-probe"], [fake_model], [1], range(2), ratios=(0.5, 1.0))
-    assert counts(report) == (12, 0, 12, 0)
+    assert counts(report) == (10, 0, 10, 0)  # the whole training part is one support set, whatever the seed
     assert counts(evaluate(ready, ["knn"], [fake_model], (), range(2), ratios=(0.5,))) == (2, 2, 0, 0)
+    assert counts(evaluate(ready, ["knn"], [fake_model], (), range(5, 9), ratios=(1.0,))) == (1, 1, 0, 0)
     per_class = collections.Counter(r["label"] for r in rows(ready, "splits", "part = 'train'"))
     for run in rows(ready, "runs"):
         support = rows(ready, "episodes", f"episode_id = '{run['episode_id']}'")
@@ -294,16 +296,39 @@ def test_shares_of_the_training_part_are_episodes_too(ready, fake_model):
         evaluate(ready, ["knn"], [fake_model], (), range(2), ratios=(1.5,))
 
 
-def test_a_store_from_before_shares_is_gone_on_with(ready, fake_model):
+@pytest.mark.parametrize("snapshot_rows", [0, views.SNAPSHOT_ROWS])
+def test_a_store_from_before_shares_is_gone_on_with(ready, fake_model, monkeypatch, snapshot_rows):
     """Its ledger and runs have no column for them: SQL sees nulls, and the next run adds it."""
-    old = {"runs": schema.RUNS, "episodes": schema.EPISODES}
-    for name, table in old.items():
-        kept = [f for f in table.schema if f.name != "ratio"]
-        ready.lancedb.create_table(name, schema=pa.schema(kept))
-    assert sql.run(ready, "SELECT count(ratio) AS n FROM runs").item() == 0
+    monkeypatch.setattr(views, "SNAPSHOT_ROWS", snapshot_rows)
+    evaluate(ready, ["knn"], [fake_model], [2], range(1))
+    forget_shares(ready)
+    assert sql.run(ready, "SELECT count(*) AS n, count(ratio) AS known FROM runs").row(0) == (1, 0)
+    assert sql.run(ready, "leaderboard")["shots"].to_list() == [2]
     evaluate(ready, ["knn"], [fake_model], [1], range(1), ratios=(0.5,))
-    assert sql.run(ready, "SELECT ratio FROM runs ORDER BY ALL")["ratio"].to_list() == [0.5, None]
+    assert sql.run(ready, "SELECT ratio FROM runs ORDER BY ALL")["ratio"].to_list() == [0.5, None, None]
     assert sql.run(ready, "SELECT DISTINCT ratio FROM episodes ORDER BY ALL")["ratio"].to_list() == [0.5, None]
+
+
+def forget_shares(store: Store) -> None:
+    """The tables of runs and episodes as a store of before has them."""
+    for name in ("runs", "episodes"):
+        kept = store.read(name, [f.name for f in schema.TABLES[name].schema if f.name != "ratio"])
+        shutil.rmtree(store.path / f"{name}.lance")
+        key = schema.TABLES[name].key
+        fields = [f.with_metadata(PRIMARY_KEY) if f.name in key else f for f in kept.schema]
+        store.lancedb.create_table(name, kept.cast(pa.schema(fields)))
+
+
+def test_writers_that_meet_a_store_of_before_add_its_column_once(ready, fake_model):
+    evaluate(ready, ["knn"], [fake_model], [1], range(1))
+    for _ in range(3):
+        forget_shares(ready)
+        rows_of = ready.read("runs").to_pylist()
+        written = [[r | {"run_id": f"{r['run_id']}-{k}", "ratio": 0.5} for r in rows_of] for k in range(4)]
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda some: Store.open(ready.path).put(schema.RUNS, some, replace=True), written))
+        assert ready.count("runs") == len(rows_of) + 4 * len(rows_of)
+        ready.delete("runs", "ratio IS NOT NULL")
 
 
 @pytest.mark.parametrize("method", ["knn", "linear-probe"])
@@ -351,3 +376,22 @@ def test_shards_are_written_while_a_grid_is_at_work(ready, fake_model, monkeypat
     evaluate(ready, ["knn"], [fake_model], **GRID)
     assert written == ["episodes"] + 6 * ["predictions", "metrics", "runs"]
     assert sorted(r["seconds"] > 0 for r in rows(ready, "runs")) == 6 * [True]
+
+
+def test_a_naive_split_has_the_images_of_the_grouped_one(ready):
+    """Else what leakage is worth would be mixed with what images of two labels are worth."""
+    naive = split(ready, "busi", seed=3, naive=True, allow_leakage=True)
+    grouped = split(ready, "busi", seed=3)
+    left_out = [
+        {r["image_id"] for r in rows(ready, "splits", f"split_id = '{one}' AND part = 'excluded'")}
+        for one in (naive, grouped)
+    ]
+    assert left_out[0] == left_out[1] != set()
+
+
+def test_each_run_has_its_own_cost(ready, fake_model):
+    """Thirteen folds of sixteen images cost many times what one fit of three images does."""
+    evaluate(ready, ["linear-probe"], [fake_model], [1, 8], range(3), protocol="strict")
+    cost = {n: [r["seconds"] for r in rows(ready, "runs", f"shots = {n}")] for n in (1, 8)}
+    assert min(cost[1]) > 0
+    assert min(cost[8]) > max(cost[1])

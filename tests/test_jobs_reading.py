@@ -223,7 +223,7 @@ def cell_and_read(store, rank):
 
 def run(cell, chosen, read):
     """The rows of one run by table, as they would be stored."""
-    made = run_rows.rows(list(run_many([cell], chosen, read)), chosen, read, seconds=1.0)
+    made = run_rows.rows(list(run_many([cell], chosen, read)), chosen, read)
     return {name: table.to_pylist() for name, table in made.items()}
 
 

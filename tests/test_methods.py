@@ -11,14 +11,23 @@ import pytest
 
 from busistore.errors import BusistoreError, UnknownName
 from busistore.ids import canonical_json
-from busistore.methods import METHODS, PROTOCOLS, Labelled, n_groups, needs_support, needs_text, with_parameters
+from busistore.methods import (
+    METHODS,
+    PROTOCOLS,
+    Labelled,
+    n_groups,
+    needs_support,
+    needs_text,
+    needs_tower,
+    with_parameters,
+)
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe
 from busistore.methods.prototype import Prototype
 from tests.clouds import clouds
 
 SUPPORT, VAL, TEST = clouds(4, 1), clouds(10, 2), clouds(12, 3)
-LEARNERS = [name for name, m in METHODS.items() if needs_support(m) and not needs_text(m)]  # others: test_zero_shot
+LEARNERS = [n for n, m in METHODS.items() if needs_support(m) and not needs_text(m) and not needs_tower(m)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

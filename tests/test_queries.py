@@ -378,7 +378,10 @@ def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
     assert _rows(shared, "report_apart", "shots") == []
 
 
-@pytest.mark.parametrize("name", [n for n in queries.names() if "ratio" in queries.load(n).parameters])
+BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE]
+
+
+@pytest.mark.parametrize("name", BY_RATIO)
 def test_ratio_may_be_text_or_number_and_leaves_the_rest_out(shared, name):
     answer = sql.ask(shared, name, {**_required(name), "ratio": "0.05"})
     assert_frame_equal(answer, sql.ask(shared, name, {**_required(name), "ratio": 0.05}), abs_tol=1e-12)
@@ -469,6 +472,7 @@ def test_leakage_delta(leaky):
     ({"naive": NAIVE_SPLIT}, 2), ({"grouped": SPLIT}, 2), ({"naive": NAIVE_SPLIT, "grouped": SPLIT}, 2),
     ({"naive": SPLIT}, 0), ({"grouped": NAIVE_SPLIT}, 0), ({"model": "alpha"}, 2), ({"model": "beta"}, 0),
     ({"method": "linear-probe"}, 2), ({"method": "knn"}, 0), ({"protocol": "strict"}, 0), ({"dataset": "toy"}, 2),
+    ({"shots": 1}, 1), ({"ratio": 0.05}, 0),
 ])  # fmt: skip
 def test_leakage_delta_may_be_narrowed(leaky, asked, n):
     assert sql.ask(leaky, "leakage_delta", asked).height == n
@@ -492,11 +496,26 @@ def test_leakage_over_several_pairs_of_splits_is_a_mean_of_their_means(tmp_path)
     assert (row["n_split_pairs"], row["n_pairs"], row["spread_over"]) == (2, 6, "pairs of splits")
     assert (row["difference"], row["sd"]) == pytest.approx((means.mean(), means.std(ddof=1)))
     assert row["naive"] == f"{NAIVE_SPLIT}, toy-naive-7"
+    half = stats.t.ppf(0.975, 1) * row["sd"] * math.sqrt(1 / 2 + 3 / 6)  # three test images, six of training
+    assert (row["low"], row["high"]) == pytest.approx((means.mean() - half, means.mean() + half), abs=1e-3)
+    assert (row["n_images_naive"], row["n_images_grouped"]) == (12, 12)
     crossed = sql.run(store, "leakage_delta", asked | {"naive": "toy-naive-7", "grouped": SPLIT})
     assert crossed["n_split_pairs"].to_list() == [1, 1]
 
 
-@pytest.mark.parametrize("add", crowded.HARMLESS, ids=lambda add: add.__name__)
+def test_runs_with_another_text_tower_are_no_further_pairs(leaky_store, tmp_path):
+    """Of two towers the newest counts in stability; in the others each is a row of its own."""
+    shutil.copytree(leaky_store.path, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    before = sql.run(store, "stability"), sql.run(store, "leakage_delta")
+    runs = [r for r in store.read("runs").to_pylist() if r["model"] == "alpha" and r["split_id"] == SPLIT]
+    said = [("alpha", r["shots"], r["seed"], OUTCOMES["alpha", r["shots"]][r["seed"]]) for r in runs]
+    put_runs(store, said, prefix="text", details='{"text_id": "reader-000000000001"}')
+    assert sql.run(store, "stability")["n_runs"].to_list() == before[0]["n_runs"].to_list()
+    assert_frame_equal(sql.run(store, "leakage_delta"), before[1])
+
+
+@pytest.mark.parametrize("add", [*crowded.HARMLESS, crowded.second_split], ids=lambda add: add.__name__)
 def test_leakage_delta_counts_nothing_twice(leaky, leaky_store, tmp_path, add):
     shutil.copytree(leaky_store.path, tmp_path / "store")
     store = Store.open(tmp_path / "store")

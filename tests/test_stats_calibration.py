@@ -70,10 +70,34 @@ def test_intercept_and_slope_find_the_line_the_truths_were_drawn_from():
 
 
 def test_the_slope_is_found_for_extreme_scores():
-    """Scores of 0 and 1 stand for logits of 27.6; one in ten is wrong, so the slope is log 9 / 27.6."""
-    positive, scores = np.arange(40) % 2 == 0, (np.arange(40) % 2 == 0) * 1.0
+    """Logits of -20.7 and 20.7, of which one in ten is wrong: the slope is log 9 / 20.7."""
+    positive, scores = np.arange(40) % 2 == 0, np.where(np.arange(40) % 2 == 0, 1 - 1e-9, 1e-9)
     scores[[0, 1, 20, 21]] = 1 - scores[[0, 1, 20, 21]]
-    assert stats.calibration_slope(positive, scores) == pytest.approx(np.log(9) / logit(1 - 1e-12), rel=1e-6)
+    assert stats.calibration_slope(positive, scores) == pytest.approx(np.log(9) / logit(1 - 1e-9), rel=1e-6)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_no_slope_where_more_than_one_score_in_a_hundred_is_on_an_end(end):
+    """What has no logit would take one that is a matter of rounding; of 200 scores two may, three not."""
+    positive, scores = runs(n=200, n_runs=1)
+    scores[0, :2] = end
+    assert np.isfinite(stats.calibration_slope(positive, scores))
+    scores[0, 2] = end
+    assert np.isnan(stats.calibration_slope(positive, scores))
+    both = stats.calibration_slope(np.vstack([positive] * 2), np.vstack([scores, runs(n=200, n_runs=1)[1]]))
+    assert np.isnan(both).tolist() == [True, False]
+
+
+def test_intercepts_exist_only_where_scores_of_0_and_1_leave_room_for_the_share():
+    """Half of six are positive, and three scores are 1 already, or 0: no constant raises or lowers the mean to a half.
+
+    Two scores of 1, one of 0, three of 1/2: 2 + 3 expit(a) = 3, so a = log(1/2).
+    """
+    positive = np.array([True, True, True, False, False, False])
+    scores = [[1, 1, 1, 0.5, 0.5, 0.5], [0, 0, 0, 0.5, 0.5, 0.5], [1, 1, 0, 0.5, 0.5, 0.5]]
+    found = stats.calibration_intercept(positive, scores)
+    assert np.isnan(found).tolist() == [True, True, False]
+    assert found[2] == pytest.approx(np.log(0.5), abs=1e-8)
 
 
 @pytest.mark.parametrize("scores", [

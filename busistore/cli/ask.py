@@ -138,9 +138,15 @@ def verify(repair, path, quiet) -> None:
 @app.command()
 @store_option
 def gc(path) -> None:
-    """Merge small files of every table and sweep what killed writers left; no data and no version is dropped."""
+    """Merge small files of every table and sweep what killed writers left; no data and no version is dropped.
+
+    What training goes on from is swept too, where its run is stored or nothing has touched it for a week.
+    """
+    from busistore.jobs.towers import sweep
     from busistore.store import Store
 
-    Store.open(path).compact()
+    store = Store.open(path)
+    store.compact()
+    sweep(store)
 
 

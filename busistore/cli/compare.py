@@ -33,7 +33,7 @@ def compare(
     """Two models, or two methods, on the same support sets: A less B with a 95 % interval, and p.
 
     The interval is for new support sets and new test images together; p belongs to it, and p_seeds is Wilcoxon's over
-    the support sets alone. Both stand again as adjusted by Holm for the number of rows.
+    the support sets alone. Both stand again as adjusted by Holm for the number of rows that have one.
     """
     from busistore import comparison, formats
     from busistore.errors import BusistoreError, lookup
@@ -58,12 +58,16 @@ def compare(
 
 
 def _about(rows, a: str, b: str) -> str:
+    from busistore.report.settings import name_pairs
+
     what = rows[0].what
     lower = "" if higher_is_better(what["metric"]) else "; lower is better"
-    held = {row.what["held"] for row in rows}
+    held = set(name_pairs([row.what for row in rows]))
     under = f", {'under' if what['compared'] == 'model' else 'on'} {held.pop()}" if len(held) == 1 else ""
     where = f"{what['dataset']}, split {what['split_id']}, protocol {what['protocol']}"
-    adjusted = f"p_holm is adjusted for {len(rows)} comparisons"
+    known = sum(row.p_holm is not None for row in rows)
+    more = f"; {len(rows) - known} more without p" if known < len(rows) else ""
+    adjusted = f"p_holm is adjusted for {known} comparison{'' if known == 1 else 's'}{more}"
     return f"compare: {what['metric']} of {a} less that of {b}{lower}{under}; {where}; {adjusted}"
 
 
@@ -77,12 +81,14 @@ def _for_reading(rows, a: str, b: str):
     """What fits a terminal, with each interval drawn around 0 under the names of those whom it favours."""
     import polars as pl
 
+    from busistore.report.settings import name_pairs
+
     left, right = (b, a) if higher_is_better(rows[0].what["metric"]) else (a, b)
     head = f"{f'{left[:HALF - 2]} ←'.rjust(HALF)}0{f'→ {right[:HALF - 2]}'.ljust(HALF)}"
     ends = [v for r in rows for v in (r.difference.both.low, r.difference.both.high, r.difference.both.estimate)]
     most = max((abs(v) for v in ends if v is not None), default=0.0)
-    held = {"on": [r.what["held"] for r in rows]} if len({r.what["held"] for r in rows}) > 1 else {}
-    columns = held | {
+    held = name_pairs([r.what for r in rows])
+    columns = ({"on": held} if len(set(held)) > 1 else {}) | {
         "support": [r.support for r in rows], "n_seeds": [r.difference.both.n_seeds for r in rows],
         "difference": [r.difference.both.estimate for r in rows],
         "low": [r.difference.both.low for r in rows], "high": [r.difference.both.high for r in rows],

@@ -15,10 +15,13 @@ from busistore.methods.base import (
     needs_support,
     needs_text,
     needs_tower,
+    timed,
 )
 from busistore.methods.clip_adapter import ClipAdapter
+from busistore.methods.full_tuning import BitFit, FullTuning
 from busistore.methods.knn import KNearest
 from busistore.methods.linear_probe import LinearProbe
+from busistore.methods.lora import Lora
 from busistore.methods.lp_plus import LpPlus
 from busistore.methods.parameters import with_parameters
 from busistore.methods.prototype import Prototype
@@ -31,12 +34,13 @@ METHODS = {
     m.name: m
     for m in (
         ZeroShot, LinearProbe, KNearest, Prototype, TipAdapter, TipAdapterF, LpPlus, ClipAdapter, SsText, TransClip,
-        TextReadout,
+        Lora, FullTuning, BitFit, TextReadout,
     )
 }  # fmt: skip
 
 __all__ = [
     "METHODS", "PROTOCOLS", "Labelled", "Method", "Outcome", "TextPrompts", "TextReadout", "ZeroShot",
     "check_protocol", "fit_predict_many", "n_groups", "needs_balance", "needs_support", "needs_text", "needs_tower",
+    "timed",
     "with_parameters",
 ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -58,6 +59,7 @@ class Outcome:
     chosen: what was chosen, as JSON types, such as {"C": 1.0}.
     n_labelled: labelled images consulted: support, and validation where it was looked at.
     saw_val: whether the validation part was looked at.
+    seconds: what the run took; of runs that were made together, an equal share.
     curves: (epoch from 1, name, value) of what was followed in training.
     """
 
@@ -65,6 +67,7 @@ class Outcome:
     chosen: dict[str, Any] = field(default_factory=dict)
     n_labelled: int = 0
     saw_val: bool = False
+    seconds: float = 0.0
     curves: list[tuple[int, str, float]] = field(default_factory=list)
 
 
@@ -240,9 +243,16 @@ def fit_predict_many(
         return method.fit_predict_many(train, draws, val, queries, n_classes, protocol, **text)
 
     def alone(rows: np.ndarray) -> Outcome:
-        return method.fit_predict(some(train, rows), val, queries, n_classes, protocol, **text)
+        return timed(method.fit_predict, some(train, rows), val, queries, n_classes, protocol, **text)
 
     return in_threads(alone, draws)
+
+
+def timed(fit_predict: Callable[..., Outcome], *given: Any, **named: Any) -> Outcome:
+    """The outcome, with the seconds that it took."""
+    started = time.perf_counter()
+    outcome = fit_predict(*given, **named)
+    return replace(outcome, seconds=time.perf_counter() - started)
 
 
 def normalise(features: np.ndarray, what: str = "given") -> np.ndarray:

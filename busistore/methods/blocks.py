@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
+AHEAD = 4
 
 
 def of_one_size(sizes: Sequence[int], n_cells: int, most: int = 512) -> list[list[int]]:
@@ -26,17 +28,24 @@ def of_one_size(sizes: Sequence[int], n_cells: int, most: int = 512) -> list[lis
     return blocks
 
 
-def in_threads(work: Callable[[Block], Result], blocks: Sequence[Block]) -> Iterator[Result]:
+def in_threads(work: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
     """The result for each block, in order. As many are under way as BLAS may have threads, each with one.
 
-    Results do not depend on the number of threads, since each product of matrices has one.
+    Results do not depend on the number of threads, since each product of matrices has one. A block is begun when its
+    turn is near, so that no more than AHEAD results a thread wait to be taken.
     """
     from threadpoolctl import ThreadpoolController
 
     pools = ThreadpoolController()
     n_threads = max([pool["num_threads"] for pool in pools.info() if pool["user_api"] == "blas"], default=1)
     with pools.limit(limits=1), ThreadPoolExecutor(n_threads) as threads:
+        begun: deque[Future[Result]] = deque()
         try:
-            yield from threads.map(work, blocks)
+            for block in blocks:
+                begun.append(threads.submit(work, block))
+                if len(begun) > AHEAD * n_threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
         finally:  # stopped early: what has not begun need not
             threads.shutdown(wait=True, cancel_futures=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from busistore.methods.folds import folds
 from busistore.metrics import CONFUSION_METRICS, confusion
 
 SOLVERS = ("newton", "lbfgs")
+LEAST_C, MOST_C = 1e-8, 1e8  # beyond, the optimum is lost to rounding
 FALL_BACK_TOL = 1e-10  # of lbfgs, for a problem on which Newton's method does not converge
 _CELLS = 8 * 96**2  # a block of 8 support sets of 96 images: less, and threads wait for one another's Python
 
@@ -46,7 +48,9 @@ class LinearProbe:
     n_folds: int = 8
 
     def __post_init__(self) -> None:
-        require(len(self.c_grid) > 0 and min(*self.c_grid, self.default_c) > 0, self, "every C must be above 0")
+        every = (*self.c_grid, self.default_c)
+        require(len(self.c_grid) > 0 and min(every) > 0, self, "every C must be above 0")
+        require(min(every) >= LEAST_C and max(every) <= MOST_C, self, f"every C must be from {LEAST_C} to {MOST_C:.0e}")
         require(self.solver in SOLVERS, self, f"solver is {' or '.join(SOLVERS)}, not '{self.solver}'")
         require(self.max_iter > 0 and self.tol > 0, self, "max_iter and tol must be above 0")
         require(self.n_folds > 1, self, "n_folds must be at least 2")
@@ -54,7 +58,10 @@ class LinearProbe:
     def fit_predict(
         self, support: Labelled, val: Labelled | None, queries: np.ndarray, n_classes: int, protocol: str
     ) -> Outcome:
-        """See base.Method; `chosen` holds C, its score where one was compared, and whether all fits converged."""
+        """See base.Method; `chosen` holds C, its score where one was compared, and whether all fits converged.
+
+        With "newton" also how many of the fits did not, and were made by scikit-learn: `n_fell_back`.
+        """
         everything = [np.arange(len(support.labels))]
         return next(iter(self.fit_predict_many(support, everything, val, queries, n_classes, protocol)))
 
@@ -66,7 +73,10 @@ class LinearProbe:
         ready = prepare_draws(self, train, draws, val, queries, n_classes, protocol)
 
         def fitted(block: list[int]) -> list[Outcome]:
-            return self._block(ready, block, n_classes)
+            started = time.perf_counter()
+            outcomes = self._block(ready, block, n_classes)
+            each = (time.perf_counter() - started) / len(block)
+            return [replace(outcome, seconds=each) for outcome in outcomes]
 
         blocks = of_one_size([len(rows) for rows in ready.rows], _CELLS)
         for outcomes in in_threads(fitted, blocks):
@@ -76,36 +86,36 @@ class LinearProbe:
         """The outcomes of support sets of one size."""
         rows = np.stack([ready.rows[k] for k in block])
         x, labels = ready.pool.features[rows], ready.pool.labels[rows]
+        kept, grid = np.ones(labels.shape, bool), (*self.c_grid, self.default_c)
         if ready.val:
-            probes = self._fit(x, labels, np.ones(labels.shape, bool), n_classes, self.c_grid)
+            probes = self._fit(x, labels, kept, n_classes, self.c_grid)
             scores = _macro_f1(ready.val.labels, probes.scores(ready.val.features), n_classes)
-            at, told = scores.argmax(axis=1), [{"val_macro_f1": float(s)} for s in scores.max(axis=1)]
+            choices = [_Choice(int(s.argmax()), {"val_macro_f1": float(s.max())}) for s in scores]
         else:
-            probes = self._fit(x, labels, np.ones(labels.shape, bool), n_classes, (*self.c_grid, self.default_c))
-            within = [self._within(ready.inputs(k).support, n_classes) for k in block]
-            at, told = np.array([at for at, _ in within]), [told for _, told in within]
-        best = probes.some((np.arange(len(block)), at))
+            probes = self._fit(x, labels, kept, n_classes, grid)
+            choices = [self._within(ready.inputs(k).support, n_classes) for k in block]
+        best = probes.some((np.arange(len(block)), [choice.at for choice in choices]))
         probabilities = softmax(best.scores(ready.queries))
-        grid = (*self.c_grid, self.default_c)
-        chosen = [
-            {"C": grid[k], "converged": bool(ended), **more} for k, ended, more in zip(at, best.converged, told)
-        ]
-        if self.solver == "newton":
-            for one, n in zip(chosen, probes.fell_back.sum(axis=1).tolist()):
-                one["n_fell_back"] = n
-        return [ready.inputs(k).outcome(p, one) for k, p, one in zip(block, probabilities, chosen)]
+        made = []
+        for e, (k, choice) in enumerate(zip(block, choices)):
+            chosen = {"C": grid[choice.at], "converged": choice.converged and bool(probes.converged[e].all())}
+            if self.solver == "newton":
+                chosen["n_fell_back"] = choice.n_fell_back + int(probes.fell_back[e].sum())
+            made.append(ready.inputs(k).outcome(probabilities[e], chosen | choice.told))
+        return made
 
-    def _within(self, support: Labelled, n_classes: int) -> tuple[int, dict[str, float]]:
+    def _within(self, support: Labelled, n_classes: int) -> _Choice:
         """Which C of the grid, or the default behind it, and its score on images held out within the support."""
         fold = folds(support, n_classes, self.n_folds)
         if fold is None:
-            return len(self.c_grid), {}
+            return _Choice(len(self.c_grid), {})
         kept = fold != np.arange(fold.max() + 1)[:, None]
         labels = np.broadcast_to(support.labels, kept.shape)
         probes = self._fit(support.features[None], labels, kept, n_classes, self.c_grid)
         held_out = probes.scores(support.features).argmax(axis=-1)[fold, :, np.arange(len(fold))]
         scores = CONFUSION_METRICS["macro_f1"](confusion(support.labels, held_out.T, n_classes))
-        return int(scores.argmax()), {"held_out_macro_f1": float(scores.max())}
+        told = {"held_out_macro_f1": float(scores.max())}
+        return _Choice(int(scores.argmax()), told, bool(probes.converged.all()), int(probes.fell_back.sum()))
 
     def _fit(
         self, x: np.ndarray, labels: np.ndarray, kept: np.ndarray, n_classes: int, c_grid: Sequence[float]
@@ -123,6 +133,15 @@ class LinearProbe:
             again = _lbfgs(images[e][kept[e]], labels[e][kept[e]], c_grid[k], FALL_BACK_TOL, self.max_iter)
             found.weights[e, k], found.intercepts[e, k], ended[e, k] = again
         return _Probes(found.weights, found.intercepts, ended, ~found.converged)
+
+
+class _Choice(NamedTuple):
+    """Which C, its score, and how the fits went that it rests on beside those of the whole support set."""
+
+    at: int
+    told: dict[str, float]
+    converged: bool = True
+    n_fell_back: int = 0
 
 
 class _Probes(NamedTuple):

@@ -120,7 +120,7 @@ class TowerTuning(ABC):
         chosen = {"epoch": progress.best_epoch, "n_epochs": progress.epoch, **told}
         if seen is not None:
             chosen["val_macro_f1"] = progress.best_score
-        return Outcome(softmax(logits), chosen, checked.n_labelled, seen is not None, progress.curves)
+        return Outcome(softmax(logits), chosen, checked.n_labelled, seen is not None, curves=progress.curves)
 
 
 def _without_states(images: Labelled) -> Labelled:

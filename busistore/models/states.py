@@ -24,4 +24,4 @@ def states(network: TrainableViT, squares: np.ndarray) -> np.ndarray:
 
 def shape(network: TrainableViT) -> tuple[int, int]:
     """(T, W): tokens of one picture and their width."""
-    return network._n_tokens(), network.width
+    return network.n_tokens, network.width

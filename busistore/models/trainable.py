@@ -145,9 +145,6 @@ class TrainableViT(nn.Module):
     def _emitted(self, x: Tensor) -> Tensor:
         return self.stem.project(self.stem._pooled(x))
 
-    def _n_tokens(self) -> int:
-        return self.n_tokens
-
 
 class Block(nn.Module):
     """Attention and MLP on a residual stream (N, T, W) that is never bfloat16; products with weights in `dtype`.

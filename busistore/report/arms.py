@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from busistore.report.settings import COLUMNS, Setting, key, name_settings
 from busistore.report.sources import Source, Sources
 
 MOST_ARMS = 6
-MOST_OUTCOMES = 2_500_000  # predictions that intervals resample, which take some 400 bytes each while they are read
+MOST_OUTCOMES = 2_500_000  # predictions of one size that intervals resample: some 400 bytes each while they are read
 MOST_WRITTEN = 300_000  # predictions that stand beside the page: 20 MB of CSV
 
 
@@ -26,7 +26,9 @@ class Arm:
     """Runs that may be compared: one data set, split and protocol. `at` binds a question to it.
 
     `board` and `points` are of the settings on the grid; `apart` and `levels` of those without a drawn support set;
-    `shares` are the points of support sets that are a share of the training part. `said` has what the runs predicted.
+    `shares` are the points of support sets that are a share of the training part. `said` has what the runs of the grid
+    predicted at the sizes at which they are shown, on the test images named `images`; the settings `beyond` have too
+    many predictions at some size.
     """
 
     row: dict[str, Any]
@@ -39,7 +41,9 @@ class Arm:
     points: list[Point] = field(default_factory=list)
     levels: list[Point] = field(default_factory=list)
     shares: list[Point] = field(default_factory=list)
-    said: Mapping[Size, Outcomes] = field(default_factory=dict, repr=False)
+    said: dict[Size, Outcomes] = field(default_factory=dict, repr=False)
+    beyond: set[tuple] = field(default_factory=set)
+    images: str = ""
 
     def outcomes(self, setting: tuple) -> Outcomes | None:
         """What the runs of a setting on the grid predicted at the number of shots at which it is shown."""
@@ -80,12 +84,11 @@ def arms(sources: Sources) -> list[Arm]:
         apart = sources.ask("apart" + arm.suffix, "report_apart", **at).rows()
         arm.apart = [r for r in apart if not own.has(key(r), r["shots"])]
         values = sources.ask("learning-curves" + arm.suffix, "report_curves", **at).frame
-        arm.said = _said(sources, arm, covered)
         by_share = _drawn_by_share(values).unique(COLUMNS, maintain_order=True).to_dicts()
         arm.names = name_settings([*arm.board, *arm.apart, *by_share])
         if own.shots is None:
             arm.board.sort(key=lambda r: arm.names[key(r)])
-        _share_out(arm, points(values, arm.said))
+        _share_out(arm, _measured(sources, arm, values, covered))
         found.append(arm)
     return found
 
@@ -103,23 +106,62 @@ def _share_out(arm: Arm, found: list[Point]) -> None:
         where.append(point)
 
 
-def _said(sources: Sources, arm: Arm, covered: list[dict[str, Any]]) -> dict[Size, Outcomes]:
-    """What the runs predicted: all of them, or where they are too many those at the compared number of shots."""
-    n_test, shots = arm.row["n_test"] or 0, None
-    n_runs = arm.row["n_runs"]
-    if n_runs * n_test > MOST_OUTCOMES:
-        own = [r for r in covered if all(r[name] == value for name, value in arm.at.items())]
-        shots, n_runs = arm.grid.shots, sum(r["n_runs"] for r in own if r["shots"] == arm.grid.shots)
-        if shots is None or n_runs * n_test > MOST_OUTCOMES:
-            return {}
-    written = n_runs * n_test <= MOST_WRITTEN
-    frame = sources.ask("outcomes" + arm.suffix, "outcomes", written=written, **arm.at, shots=shots).frame
+def _measured(sources: Sources, arm: Arm, values: pl.DataFrame, covered: list[dict[str, Any]]) -> list[Point]:
+    """All points with their intervals, from one size of the support sets after another where all would be too large.
+
+    Of what the runs predicted, the arm keeps what is shown; it learns too which settings have no more than the
+    intervals over seeds, at all sizes alike, since one of their sizes alone is too large.
+    """
+    sizes: dict[tuple, list[dict[str, Any]]] = {}
+    for row in (r for r in covered if all(r[name] == value for name, value in arm.at.items())):
+        sizes.setdefault((row["shots"], row["ratio"]), []).append(row)
+    n = {size: sum(r["n_runs"] for r in rows) * (arm.row["n_test"] or 0) for size, rows in sizes.items()}
+    arm.beyond = {key(r) for size, rows in sizes.items() if n[size] > MOST_OUTCOMES for r in rows}
+    whole = _whole(sources, arm, sum(n.values()) <= MOST_WRITTEN) if min(n.values()) <= MOST_OUTCOMES else None
+    found = []
+    for size, rows in sizes.items():
+        said = {}
+        if n[size] <= MOST_OUTCOMES:
+            frame = whole if whole is not None else pl.concat(_parts(sources, arm, size, rows))
+            said = _said(sources, arm, _of_size(frame, size))
+        drawn = {k: o for k, o in said.items() if k[0] not in arm.beyond}
+        found += points(_of_size(values, size), drawn)
+        arm.said.update({k: o for k, o in said.items() if arm.grid.shows(k[0], k[1])})
+    return sorted(found, key=lambda p: (p.setting, p.shots is None, p.shots, p.ratio is None, p.ratio, p.metric))
+
+
+def _whole(sources: Sources, arm: Arm, small: bool) -> pl.DataFrame | None:
+    """What all runs predicted, where that is small enough to stand beside the page."""
+    ask = sources.ask if small else sources.cite
+    made = ask("outcomes" + arm.suffix, "outcomes", **arm.at)
+    return made.frame if small else None
+
+
+def _parts(sources: Sources, arm: Arm, size: tuple, rows: list[dict[str, Any]]) -> Iterator[pl.DataFrame]:
+    """What the runs of one size predicted; each setting is asked for where no number or share names the size."""
+    if size != (None, None):
+        yield sources.look("outcomes", **arm.at, shots=size[0], ratio=size[1])
+        return
+    for row in rows:
+        yield _of_size(sources.look("outcomes", **arm.at, **dict(zip(COLUMNS, key(row)))), size)
+
+
+def _of_size(frame: pl.DataFrame, size: tuple[int | None, float | None]) -> pl.DataFrame:
+    shots, ratio = pl.lit(size[0], pl.Int32), pl.lit(size[1], pl.Float64)
+    return frame.filter(pl.col("shots").eq_missing(shots) & pl.col("ratio").eq_missing(ratio))
+
+
+def _said(sources: Sources, arm: Arm, frame: pl.DataFrame) -> dict[Size, Outcomes]:
+    """What the runs of each setting predicted on the images that the arm's first run was tested on."""
     if not frame.height:
         return {}
-    first = frame["images_md5"][0]
-    tested = sources.ask("tested-images" + arm.suffix, "tested_images", run_id=frame["run_id"][0]).frame
-    sizes = frame.filter(pl.col("images_md5") == first).group_by([*COLUMNS, "shots", "ratio"], maintain_order=True)
-    made = {(key(rows.row(0, named=True)), *of[-2:]): comparison.outcomes(rows, tested) for of, rows in sizes}
+    name = "tested-images" + arm.suffix
+    if name not in sources.asked:
+        arm.images = frame["images_md5"][0]
+        sources.ask(name, "tested_images", run_id=frame["run_id"][0])
+    tested = sources.asked[name].frame
+    by = frame.filter(pl.col("images_md5") == arm.images).group_by([*COLUMNS, "shots", "ratio"], maintain_order=True)
+    made = {(key(rows.row(0, named=True)), *of[-2:]): comparison.outcomes(rows, tested) for of, rows in by}
     return {size: outcomes for size, outcomes in made.items() if outcomes is not None}
 
 

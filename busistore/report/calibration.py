@@ -17,9 +17,10 @@ HEAD = ["Setting", "Encoder", "ECE", "ECE, equal mass", "Intercept", "Slope", "R
         "Reliability", "Resolution", "Uncertainty", "Within bins"]  # fmt: skip
 NOTE = ("ECE: of the predicted class, mean over runs, in bins of equal width and of as many predictions each. The rest "
         "is of p(malignant) against all other classes. Intercept (ideally 0; below 0, p is too high) and slope "
-        "(ideally 1; below 1, p is too extreme): medians over the runs, without those whose p parts the classes, "
-        "which have no slope. Brier: mean squared error of p(malignant), mean over runs; reliability less resolution "
-        "plus uncertainty plus what lies within the bins.")  # fmt: skip
+        "(ideally 1; below 1, p is too extreme): medians over the runs that have one. A run has no slope where its p "
+        "parts the classes, or where more than 1% of its p are exactly 0 or 1, and no intercept where these alone "
+        "exceed the share that is true; a dash where no run has one. Brier: mean squared error of p(malignant), mean "
+        "over runs; reliability less resolution plus uncertainty plus what lies within the bins.")  # fmt: skip
 
 
 def table(name: str, found: Sequence[tuple[Setting, Outcomes]], sources: list[Source]) -> Table:

@@ -15,7 +15,8 @@ from busistore.report.settings import Setting
 from busistore.report.style import INK, MUTED, Panel, drawing, look, panel, short, title
 
 MOST_TICKS = 20  # seeds; of more, their middle 80 % is drawn instead
-NUDGE = 0.045  # of a doubling, by which the marks of one line stand beside those of the next
+NUDGE, MOST_NUDGED = 0.045, 0.4  # of a doubling: by which the marks of neighbouring lines stand apart, and all of them
+ROOM = 0.25  # of a doubling, to the left of the first size and to the right of the last
 
 
 def panels(
@@ -56,7 +57,7 @@ def _panel(
         for method, line in lines.items():
             colour, marker, dashes = look(methods.index(method))
             _draw_line(axes, line, colour, marker, dashes)
-            _draw_seeds(axes, line, colour, NUDGE * (1 + list(lines).index(method)))
+            _draw_seeds(axes, line, colour, nudge(list(lines).index(method), len(lines)))
             ends.append((line[-1].mean, method, colour))
         for method, point in level.items():
             colour = look(methods.index(method))[0]
@@ -65,11 +66,11 @@ def _panel(
         sizes = {_place(p): _tick(p) for line in lines.values() for p in line}
         last = max(sizes)
         axes.set_xticks(sorted(sizes), [sizes[x] for x in sorted(sizes)])
-        axes.set_xlim(min(sizes) - 0.25, last + 0.25)
+        axes.set_xlim(min(sizes) - ROOM, last + ROOM)
         axes.set_ylim(*limits)
         axes.set_xlabel(axis(next(iter(lines.values()))))
         axes.set_title(title(METRICS[metric], where), loc="left", fontsize=11.5, color=INK)
-        _label_ends(axes, ends, limits, last + 0.25)
+        _label_ends(axes, ends, limits, last + ROOM)
         if guess is not None and limits[0] <= guess <= limits[1]:
             axes.axhline(guess, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate("uniform guess", (1, guess), (-2, 3), ("axes fraction", "data"), "offset points",
@@ -107,6 +108,15 @@ def _draw_seeds(axes, line: list[Point], colour: str, beside: float) -> None:
             axes.plot([x, x], marks, color=colour, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
         elif marks:
             axes.plot([x] * len(marks), marks, "_", color=colour, markersize=4.5, markeredgewidth=0.9, alpha=0.75)
+
+
+def nudge(k: int, n: int) -> float:
+    """How far from its size the marks of the k-th of n lines stand: evenly about it, and always within ROOM.
+
+    >>> [round(nudge(k, 3), 3) for k in range(3)]
+    [-0.045, 0.0, 0.045]
+    """
+    return min(NUDGE, MOST_NUDGED / n) * (k - (n - 1) / 2)
 
 
 def axis(line: Sequence[Point]) -> str:

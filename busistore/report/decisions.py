@@ -38,7 +38,8 @@ def curve(said: Outcomes) -> Decision | None:
 def panel_of(curves: dict[str, tuple[int, Decision]], where: str) -> Panel:
     """The decision curves of one encoder: by method, the number of its look and its `curve`."""
     of_all = next(iter(curves.values()))[1].of_all
-    top = max(float(line.benefit.max()) for _, line in curves.values())
+    best = max(float(line.benefit.max()) for _, line in curves.values())
+    top = max(best, float(of_all.max()), 0.01)  # where nothing is worth doing, 0 still lies within the axis
     with drawing(320, 290) as (figure, axes):
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.plot(THRESHOLDS, of_all, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))

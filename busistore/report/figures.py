@@ -7,10 +7,10 @@ from collections.abc import Callable
 import polars as pl
 
 from busistore import comparison
-from busistore.report import calibration, charts, curves, decisions, forest
+from busistore.report import arms, calibration, charts, curves, decisions, forest
 from busistore.report.arms import Arm, asked
 from busistore.report.grids import between
-from busistore.report.parts import Figure, Table, decimal
+from busistore.report.parts import Figure, Table, count, decimal, listed, plural
 from busistore.report.points import METRICS, Point, chance, meanings
 from busistore.report.settings import COLUMNS, Setting, key
 from busistore.report.sources import Source, Sources
@@ -43,7 +43,7 @@ def _best(arm: Arm) -> list[tuple[tuple, Setting]]:
     return [(k, arm.names[k].at(arm.grid.at(k)) if arm.grid.shots is None else arm.names[k]) for k in shown]
 
 
-SEEDS = (f"Short marks beside each point: its single support sets, or, of more than {curves.MOST_TICKS}, the range of "
+SEEDS = (f"Short marks at each point: its single support sets, or, of more than {curves.MOST_TICKS}, the range of "
          "their middle 80%.")  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def _curves(sources: Sources, arm: Arm, confusion: Source) -> Figure:
     caption = (f"Lines: means over {between(*arm.grid.n_runs())} support sets at each number of shots, on a doubling "
                f"scale. {_bands(arm.points)} Level dashed line: a uniform guess between the classes, with no "
                f"training. {SEEDS}")  # fmt: skip
+    caption += _beyond(arm)
     if levels:
         caption += " Dotted: settings without a support set, which no number of shots moves."
     name = "learning-curves" + arm.suffix
@@ -73,7 +74,18 @@ def _bands(points: list[Point]) -> str:
              for metric in METRICS}  # fmt: skip
     bands = "; ".join(f"{METRICS[m]}: {' or '.join(k)}" for m, k in kinds.items() if k)
     return (f"Bands, and bars at single points: 95% intervals ({bands or 'none known'}). {meanings(*kinds.values())} "
-            "A point without either comes from one support set or from too few groups.")  # fmt: skip
+            "A point without either comes from one support set, from too few groups, or from runs of one and "
+            "the same value however images are drawn, as where all are exactly 1.")  # fmt: skip
+
+
+def _beyond(arm: Arm) -> str:
+    """Which lines have intervals over seeds alone because what their runs predicted is too much to resample."""
+    if not arm.beyond:
+        return ""
+    lines = "all lines" if arm.beyond >= set(arm.names) else listed(sorted(
+        str(name) for setting, name in arm.names.items() if setting in arm.beyond))  # fmt: skip
+    return (f" Over seeds alone at every size, since at one there are more than {count(arms.MOST_OUTCOMES)} "
+            f"predictions: {lines}.")  # fmt: skip
 
 
 def _shares(sources: Sources, arm: Arm) -> Figure:
@@ -83,7 +95,7 @@ def _shares(sources: Sources, arm: Arm) -> Figure:
     drawn = curves.panels(arm.shares, arm.names, {})
     caption = (f"Support sets of a share of each class of the training part; lines: means over "
                f"{between(min(n), max(n))} support sets at each share, on a doubling scale. {_bands(arm.shares)} "
-               f"{SEEDS}")  # fmt: skip
+               f"{SEEDS}{_beyond(arm)}")  # fmt: skip
     name = "share-curves" + arm.suffix
     title = "Learning curves by share of the training part"
     return Figure(name, title, caption, drawn, used, _columns(arm), _points(arm, name, arm.shares))
@@ -107,26 +119,38 @@ def _differences(sources: Sources, arm: Arm) -> list[Figure]:
     leader = next(first)
     if not others or not arm.grid.same_sets:
         return []
-    drawn, points = [], []
-    name = arm.names[leader]
-    for metric in [m for m in METRICS if any(p.metric == m for p in arm.points)]:
-        rows = _pairs(arm, leader, others, metric)
-        if rows:
-            sides = ("the other better", "the leader better")
-            drawn.append(forest.forest(rows, METRICS[metric], f"{name}, less the other", sides, width=430))
-            points += [[METRICS[metric], line.name, decimal(line.estimate, 4), decimal(line.low, 4),
-                        decimal(line.high, 4), decimal(line.p, 4)] for line in rows]  # fmt: skip
-    if not drawn:
+    shown = [m for m in METRICS if any(p.metric == m for p in arm.points)]
+    found = {m: rows for m in shown if (rows := _pairs(arm, leader, others, m))}
+    if not found:
         return []
-    more = f" The {MOST_PAIRS} settings next to it." if len(arm.board) > 1 + MOST_PAIRS else ""
+    name, sides = arm.names[leader], ("the other better", "the leader better")
+    drawn = [forest.forest(rows, METRICS[m], f"{name}, less the other", sides, width=430) for m, rows in found.items()]
+    points = [[METRICS[m], line.name, decimal(line.estimate, 4), decimal(line.low, 4), decimal(line.high, 4),
+               decimal(line.p, 4)] for m, rows in found.items() for line in rows]  # fmt: skip
     caption = (f"The leader of the table, {name}, less each other setting on the same support sets, at {arm.where}. "
                "Dot and bar: mean difference with its 95% interval, for new support sets and new test images together; "
-               f"{forest.TICKS} p of that interval, by Holm adjusted for the {len(others)} comparisons of a panel. The "
-               f"leader was chosen on these test images, so its lead leans to the optimistic side.{more}")  # fmt: skip
+               f"{forest.TICKS}{_family(list(found.values()))} The leader was chosen on these test images, so its lead "
+               f"leans to the optimistic side.{_not_drawn(arm, others, list(found.values()))}")  # fmt: skip
     table = Table(f"differences{arm.suffix}.points", "The differences as drawn",
                   ["Metric", "Less", "Difference", "Low", "High", "p (Holm)"], points)  # fmt: skip
     used = asked(sources, arm, "outcomes", "tested-images")
     return [Figure("differences" + arm.suffix, "Paired differences", caption, drawn, used, 2, table)]
+
+
+def _family(found: list[list[forest.Line]]) -> str:
+    """For how many the p of a panel are adjusted: those that are known; nothing where none is."""
+    known = [n for rows in found if (n := sum(line.p is not None for line in rows))]
+    if not known:
+        return ""
+    n = plural(known[0], "comparison") if len(set(known)) == 1 else f"{between(min(known), max(known))} comparisons"
+    return f" p of that interval, by Holm adjusted for the {n} of a panel."
+
+
+def _not_drawn(arm: Arm, others: list[tuple], found: list[list[forest.Line]]) -> str:
+    """How many settings the differences leave out, and why."""
+    said = f" The {MOST_PAIRS} settings next to it." if len(arm.board) > 1 + MOST_PAIRS else ""
+    left = len(others) - max(map(len, found))
+    return said + (f" Left out: {plural(left, 'setting')} without predictions of the same images." if left else "")
 
 
 def _pairs(arm: Arm, leader: tuple, others: list[tuple], metric: str) -> list[forest.Line]:

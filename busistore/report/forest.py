@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from busistore.comparison import Row, support_words
+from busistore.comparison import Row
 from busistore.errors import BusistoreError
 from busistore.metrics import METRICS
 from busistore.report import style
 from busistore.report.parts import decimal
+from busistore.report.settings import name_pairs
 from busistore.report.style import Panel, drawing, panel, short, title
 
 LEFT, RIGHT = "\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}"
@@ -36,13 +38,13 @@ class Line(NamedTuple):
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """The lines of a comparison of two models or methods, under a heading for what is held, where there are several."""
-    several = len({row.what["held"] for row in rows}) > 1
+    """The lines of a comparison of two models or methods, under headings for what is held where that differs."""
+    held = name_pairs([row.what for row in rows])
+    several = len(set(held)) > 1
     return [
-        Line(support_words(row.what["shots"], row.what["ratio"]), row.what["held"] if several else "",
-             row.difference.both.estimate, row.difference.both.low, row.difference.both.high, row.difference.values,
-             row.p_holm)
-        for row in rows
+        Line(row.support, name if several else "", d.both.estimate, d.both.low, d.both.high, d.values, row.p_holm)
+        for row, name in zip(rows, held)
+        for d in (row.difference,)
     ]  # fmt: skip
 
 
@@ -62,9 +64,12 @@ def write(path: Path, rows: Sequence[Row], a: str, b: str) -> None:
     """
     metric, drawn = rows[0].what["metric"], lines(rows)
     first = f"{metric}: {short(a, 24)} less {short(b, 24)}"
-    second = rows[0].what["dataset"] + ("" if drawn[0].group else f", {rows[0].what['held']}")
+    what = rows[0].what
+    second = what["dataset"] + ("" if drawn[0].group else f", {name_pairs([what])[0]}")
+    below = (f"Dot and bar: mean difference with its 95% interval, for new support sets and new test images; {TICKS} "
+             f"Split {what['split_id']}, protocol {what['protocol']}.")  # fmt: skip
     left, right = (b, a) if METRICS[metric].higher_is_better is not False else (a, b)
-    given = drawn, first, second, (f"{left} better", f"{right} better")
+    given = drawn, first, second, (f"{left} better", f"{right} better"), WIDTH, below
     kind = path.suffix.lower().removeprefix(".")
     try:
         if kind == "svg":
@@ -80,20 +85,22 @@ def write(path: Path, rows: Sequence[Row], a: str, b: str) -> None:
 
 @contextlib.contextmanager
 def _figure(
-    drawn: Sequence[Line], first: str, second: str, sides: tuple[str, str], width: int = WIDTH,
+    drawn: Sequence[Line], first: str, second: str, sides: tuple[str, str], width: int = WIDTH, below: str = "",
     colours: dict[str, str] | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     colour = colours or style.STAND_INS
     places, heads, height = _places(drawn)
     row = ROW if any(len(line.values) for line in drawn) else LOW_ROW
-    with drawing(width, 96 + row * height, colours=colours) as (figure, axes):
+    note = textwrap.wrap(below, width // 5)
+    with drawing(width, 96 + row * height + 12 * len(note), colours=colours) as (figure, axes):
         axes.grid(False, axis="y")
         axes.axvline(0, color=colour["muted"], linewidth=1.2)
         for y, line in zip(places, drawn):
             _draw(axes, y, line, colour)
         axes.set_yticks(places, [short(line.name, 34) for line in drawn])
         for y, head in heads:
-            axes.annotate(short(head, 40), (0, y), (-4, 0), ("axes fraction", "data"), "offset points", ha="right",
+            head = textwrap.fill(head, 40, max_lines=2, placeholder="…", break_on_hyphens=False)
+            axes.annotate(head, (0, y), (-4, 0), ("axes fraction", "data"), "offset points", ha="right",
                           va="center", fontweight="bold", fontsize=10.5, annotation_clip=False)  # fmt: skip
         axes.set_ylim(height - 0.3, -0.7)
         axes.set_xlim(*_limits(drawn))
@@ -104,6 +111,8 @@ def _figure(
         left, right = (short(side, 26) for side in sides)
         axes.set_xlabel(f"{LEFT} {left} | {right} {RIGHT}")
         axes.set_title(title(first, second, width // 8), loc="left", fontsize=11.5)
+        if note:
+            figure.supxlabel("\n".join(note), x=0.01, ha="left", fontsize=8.5, color=colour["muted"])
         yield figure
 
 

@@ -47,6 +47,10 @@ class Grid:
         """Whether that setting's runs at that number of shots are among those compared."""
         return shots in self.covered.get(setting, {})
 
+    def shows(self, setting: tuple, shots: int | None) -> bool:
+        """Whether that is the number of shots at which that setting is shown."""
+        return setting in self.covered and self.at(setting) == shots
+
     def n_runs(self, shots: int | None = None) -> list[int]:
         """Fewest and most runs of a setting, at one number of shots or at any."""
         found = [r["n_runs"] for at in self.covered.values() for s, r in at.items() if shots in (None, s)]

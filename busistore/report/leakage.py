@@ -8,11 +8,10 @@ from busistore.comparison import support_words
 from busistore.report import forest
 from busistore.report.parts import Figure, Section, Table, count, decimal, listed, plural
 from busistore.report.points import METRICS
-from busistore.report.settings import Setting, key, name_settings
+from busistore.report.settings import key, name_settings
 from busistore.report.sources import Source, Sources
 
-MOST_LINES = 24  # of a table on the page; its CSV holds all
-MOST_DRAWN = 20
+MOST_ROWS = 20  # of a metric, in the figure and in the table
 
 
 def section(sources: Sources) -> Section:
@@ -52,45 +51,88 @@ def _worth(sources: Sources) -> list[Table | Figure]:
     asked = [(metric, source) for metric, source in asked if source.frame.height]
     if not asked:
         return []
-    names = name_settings(row for _, source in asked for row in source.rows())
+    every = [row for _, source in asked for row in source.rows()]
+    names = _names(every)
     used = [source for _, source in asked]
-    over = listed(sorted({r["spread_over"] for _, source in asked for r in source.rows()}))
+    shown = {metric: _shown(source.rows()) for metric, source in asked}
+    over = listed(sorted({r["spread_over"] for r in every}))
     caption = ("The same methods on a split that cuts near-duplicate groups, less those on a split that cuts none: "
                f"mean difference with its 95% interval over {over}. To the right of 0, leakage flatters. The two "
                "splits also have different test images; over one pair of splits the interval knows nothing of "
                "that.")  # fmt: skip
+    said = _some(shown, used)
+    drawn = [_forest(rows, metric, names) for metric, rows in shown.items()]
+    figure = Figure("leakage-delta", "What leakage is worth", caption + said, drawn, used, 2)
+    return [figure, _table(shown, names, used, said)]
+
+
+def _of(row: dict) -> tuple:
+    """What makes a row's line at all sizes of the support sets: data set, protocol, texts and setting."""
+    return row["dataset"], row["protocol"], row.get("text_id"), *key(row)
+
+
+def _names(rows: list[dict]) -> dict[tuple, str]:
+    """The names of the rows' settings, with the data set, protocol or texts before it where there are several."""
+    settings = name_settings(rows)
+    several = [c for c in ("dataset", "protocol", "text_id") if len({r.get(c) for r in rows}) > 1]
+    return {_of(r): ", ".join([*(str(r.get(c) or "no texts") for c in several), str(settings[key(r)])]) for r in rows}
+
+
+def _shown(rows: list[dict]) -> list[dict]:
+    """All rows of a metric, or of too many those of the largest support sets that all of a comparison have."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    kept = []
+    for group in dict.fromkeys(_of(r)[:2] for r in rows):
+        own: dict[tuple, dict[tuple, dict]] = {}
+        for r in (r for r in rows if _of(r)[:2] == group):
+            own.setdefault(_of(r), {})[r["shots"], r["ratio"]] = r
+        common = set.intersection(*(set(sizes) for sizes in own.values()))
+        kept += [sizes[max(common or sizes, key=_size)] for sizes in own.values()]
+    return kept[:MOST_ROWS]
+
+
+def _size(size: tuple[int | None, float | None]) -> tuple:
+    """By which sizes of support sets are ordered: shots before shares, and the larger before the smaller."""
+    shots, ratio = size
+    return shots is not None, shots or 0, ratio or 0
+
+
+def _some(shown: dict[str, list[dict]], used: list[Source]) -> str:
+    """What is left out of the page, in a sentence; nothing where nothing is."""
+    if all(len(rows) == source.frame.height for rows, source in zip(shown.values(), used)):
+        return ""
+    lines = max(len({_of(r) for r in source.rows()}) for source in used)
+    some = f", the first {MOST_ROWS} of {lines} settings" if lines > MOST_ROWS else ""
     longest = max(source.frame.height for source in used)
-    caption += f" The first {MOST_DRAWN} of {longest} rows of a metric." if longest > MOST_DRAWN else ""
-    drawn = [_forest(source, metric, names) for metric, source in asked]
-    return [Figure("leakage-delta", "What leakage is worth", caption, drawn, used, 2), _table(asked, names)]
+    return (f" Shown: the largest support sets that all settings have, or else a setting's own largest{some}; the CSV "
+            f"of a metric holds all {longest} rows.")  # fmt: skip
 
 
-def _forest(source: Source, metric: str, names: dict[tuple, Setting]):
+def _forest(rows: list[dict], metric: str, names: dict[tuple, str]):
     lines = [
-        forest.Line(support_words(r["shots"], r["ratio"]), str(names[key(r)]), r["difference"], r["low"], r["high"],
+        forest.Line(support_words(r["shots"], r["ratio"]), names[_of(r)], r["difference"], r["low"], r["high"],
                     np.empty(0), None)
-        for r in source.rows()[:MOST_DRAWN]
+        for r in rows
     ]  # fmt: skip
     sides = "lower on the naive split", "higher"
     return forest.forest(lines, METRICS[metric], "naive split less grouped split", sides, width=430)
 
 
-def _table(asked: list[tuple[str, Source]], names: dict[tuple, Setting]) -> Table:
+def _table(shown: dict[str, list[dict]], names: dict[tuple, str], used: list[Source], said: str) -> Table:
     head = ["Metric", "Setting", "Support", "Pairs of runs", "Naive", "Grouped", "Difference (95% interval)",
             "Exposed to support", "To validation"]  # fmt: skip
     lines = []
-    for metric, source in asked:
-        for r in source.rows():
+    for metric, rows in shown.items():
+        for r in rows:
             interval = "" if r["low"] is None else f" ({decimal(r['low'])} to {decimal(r['high'])})"
             shares = ((r[f"exposure_{part}_naive"], r[f"exposure_{part}_grouped"]) for part in ("support", "val"))
-            lines.append([METRICS[metric].split(",")[0], str(names[key(r)]), support_words(r["shots"], r["ratio"]),
+            lines.append([METRICS[metric].split(",")[0], names[_of(r)], support_words(r["shots"], r["ratio"]),
                           count(r["n_pairs"]), decimal(r["mean_naive"]), decimal(r["mean_grouped"]),
                           decimal(r["difference"]) + interval,
                           *(f"{percent(naive)} / {percent(grouped)}" for naive, grouped in shares)])  # fmt: skip
-    note = "Exposed: mean share of test images with a near-duplicate in that part, naive / grouped."
-    note += f" The first {MOST_LINES} of {len(lines)} rows; the CSV holds all." if len(lines) > MOST_LINES else ""
-    title = "The same grid on a naive and on a grouped split"
-    return Table("leakage-deltas", title, head, lines[:MOST_LINES], [source for _, source in asked], note)
+    note = "Exposed: mean share of test images with a near-duplicate in that part, naive / grouped." + said
+    return Table("leakage-deltas", "The same grid on a naive and on a grouped split", head, lines, used, note)
 
 
 def percent(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 COLUMNS = ("method", "model_id", "recipe_id", "parameters")
@@ -40,11 +40,36 @@ def name_settings(rows: Iterable[dict[str, Any]]) -> dict[tuple, Setting]:
 def where(row: dict, rows: list[dict]) -> str:
     """The model of a row among others, with its id where two share a name, and the recipe where there are several."""
     same_name = {r["model_id"] for r in rows if r["model"] == row["model"]}
-    text = row["model"] if len(same_name) == 1 else row["model_id"]
-    if len({r["recipe_id"] for r in rows}) > 1:
-        same_recipe = {r["recipe_id"] for r in rows if r["recipe"] == row["recipe"]}
-        text += " on " + (row["recipe"] if len(same_recipe) == 1 else row["recipe_id"])
-    return text
+    return (row["model"] if len(same_name) == 1 else row["model_id"]) + _on_recipe(row, rows)
+
+
+def _on_recipe(row: dict, rows: list[dict]) -> str:
+    if len({r["recipe_id"] for r in rows}) == 1:
+        return ""
+    same_recipe = {r["recipe_id"] for r in rows if r["recipe"] == row["recipe"]}
+    return " on " + (row["recipe"] if len(same_recipe) == 1 else row["recipe_id"])
+
+
+def name_pairs(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What each row of `compared_runs` was held on: its model or method, and all else in which the rows differ.
+
+    That is the recipe, and of either side the weights, parameters and texts; not the size of the support sets.
+    """
+    sides = {side: [{c: row.get(f"{c}_{side}", row.get(c)) for c in ("model", "recipe", *COLUMNS)} for row in rows]
+             for side in "ab"}  # fmt: skip
+    names = {side: name_settings(of) for side, of in sides.items()}
+    told = [_told(k, row, sides, names) for k, row in enumerate(rows)]
+    varied = [k for k in range(len(told[0][1])) if len({more[k] for _, more in told}) > 1] if told else []
+    return [held + (f" ({', '.join(more[k] or 'none' for k in varied)})" if varied else "") for held, more in told]
+
+
+def _told(k: int, row: dict, sides: dict[str, list[dict]], names: dict[str, dict]) -> tuple[str, list[str]]:
+    """(what is held, what either side has beside it) of one row."""
+    mine = {side: names[side][key(of[k])] for side, of in sides.items()}
+    texts = [row.get(f"text_id_{side}") for side in "ab"]
+    if row["compared"] == "model":
+        return mine["a"].how + _on_recipe(row, list(sides["a"])), [row["model_id_a"], row["model_id_b"], *texts]
+    return mine["a"].where, [mine["a"].how, mine["b"].how, *texts]
 
 
 def _how(row: dict, rows: list[dict]) -> str:

@@ -91,6 +91,16 @@ class Sources:
         self.asked[name] = Source(name, query, text, bound, frame, self._read_by(text), written)
         return self.asked[name]
 
+    def look(self, query: str, **parameters: Any) -> pl.DataFrame:
+        """The answer to a stored query that is too large to keep; `cite` names the question."""
+        return sql.ask(self._connection, query, {key: value for key, value in parameters.items() if value is not None})
+
+    def cite(self, name: str, query: str, **parameters: Any) -> Source:
+        """Keep a question under a name, as one that was asked in parts, without its answer."""
+        text = queries.load(query).text
+        self.asked[name] = Source(name, query, text, parameters, pl.DataFrame(), self._read_by(text), written=False)
+        return self.asked[name]
+
     def _read_by(self, text: str) -> dict[str, int]:
         """Version of each stored table that the SQL names."""
         words = set(re.findall(r"\w+", re.sub(r"--[^\n]*|'[^']*'", "", text)))

@@ -1,4 +1,9 @@
-"""Areas under ROC curves of the same images: covariance, intervals and paired differences without resampling."""
+"""Areas under ROC curves of the same images: covariance, intervals and paired differences without resampling.
+
+For one run, or for several scores of the same images, where images (or groups of them) are independent; offered to
+Python users through `busistore.stats`. Neither `busistore compare` nor the report uses it: they average over support
+sets, whose runs share test images, and take their intervals from `crossed`.
+"""
 
 from __future__ import annotations
 

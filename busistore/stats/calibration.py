@@ -9,6 +9,7 @@ import numpy as np
 from busistore.metrics import N_BINS, bin_of
 
 _EPS = 1e-12  # probabilities are kept this far from 0 and 1 before their logit is taken
+_MOST_AT_ENDS = 0.01  # share of scores within _EPS of 0 or 1 beyond which a slope would be a function of _EPS
 _MAX_STEPS = 100
 
 
@@ -46,27 +47,29 @@ def ece_equal_mass(positive: np.ndarray, scores: np.ndarray, n_bins: int = N_BIN
 def calibration_intercept(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(...) the constant that added to the logits of the scores makes their mean the observed share; ideally 0.
 
-    Below 0 the scores are too high. NaN where all or none are positive. Arguments as of `ece_equal_mass`.
+    Below 0 the scores are too high. NaN where no constant does so: all or none are positive, or as many scores as there
+    are positives are exactly 1, or as many as negatives exactly 0. Arguments as of `ece_equal_mass`.
 
     Source: Van Calster et al. (2019), BMC Medicine 17, 230: calibration in the large.
     """
     from scipy.special import expit
 
     y, x = _logits(positive, scores)
-    share = y.mean(axis=-1)
+    share, at_0, at_1 = y.mean(axis=-1), *_at_ends(y, scores)
     low, high = -np.full(share.shape, 60.0), np.full(share.shape, 60.0)
     for _ in range(70):
         middle = (low + high) / 2
         too_high = expit(x + middle[..., None]).mean(axis=-1) > share
         low, high = np.where(too_high, low, middle), np.where(too_high, middle, high)
-    return np.where((share > 0) & (share < 1), (low + high) / 2, np.nan)
+    return np.where((share > at_1) & (share < 1 - at_0), (low + high) / 2, np.nan)
 
 
 def calibration_slope(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(...) slope of the logistic regression of the truth on the logits of the scores; ideally 1.
 
     Below 1 the scores are too extreme. NaN where the regression has no solution: where a threshold parts positives from
-    negatives, or all scores or all truths are one. Arguments as of `ece_equal_mass`.
+    negatives, or all scores or all truths are one. NaN too where more than 1 % of the scores are exactly 0 or 1, whose
+    logits are infinite, so that the slope would say how they were rounded. Arguments as of `ece_equal_mass`.
 
     Source: Cox (1958), Biometrika 45, 562-565; Van Calster et al. (2019), BMC Medicine 17, 230.
     """
@@ -74,7 +77,7 @@ def calibration_slope(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     hit = y > 0
     low_pos, high_pos = np.where(hit, x, np.inf).min(-1), np.where(hit, x, -np.inf).max(-1)
     low_neg, high_neg = np.where(hit, np.inf, x).min(-1), np.where(hit, -np.inf, x).max(-1)
-    solvable = (low_pos < high_neg) & (low_neg < high_pos)
+    solvable = (low_pos < high_neg) & (low_neg < high_pos) & (sum(_at_ends(y, scores)) <= _MOST_AT_ENDS)
     centre, scale = x.mean(axis=-1, keepdims=True), x.std(axis=-1, keepdims=True)
     standard = (x - centre) / np.where(scale > 0, scale, 1)
     slope = np.full(solvable.shape, np.nan)
@@ -152,6 +155,12 @@ def _logits(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
 
     y, x = _runs(positive, scores)
     return y, logit(np.clip(x, _EPS, 1 - _EPS))
+
+
+def _at_ends(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(...) shares of the scores that are 0, and that are 1, but for _EPS."""
+    x = _runs(positive, scores)[1]
+    return (x <= _EPS).mean(axis=-1), (x >= 1 - _EPS).mean(axis=-1)
 
 
 def _bin_sums(at: np.ndarray, x: np.ndarray, n_bins: int) -> np.ndarray:
