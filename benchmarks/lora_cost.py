@@ -1,4 +1,4 @@
-"""What an epoch of LoRA costs: as usually done, against states from the cache. Random ViT-B/16: cost and exactness only.
+"""What an epoch of LoRA costs: as usually done, against states from the cache. Random ViT-B/16: cost and exactness.
 
 The usual way keeps nothing between epochs: each image is decoded, squared and normalised again, the whole tower runs
 in fp32 with adapters in split attention (q, k, v, o of all blocks, rank 16), and validation goes in batches of 8. Ours
