@@ -23,8 +23,21 @@ SELECT * FROM groups g SEMI JOIN (
     QUALIFY row_number() OVER (PARTITION BY dataset ORDER BY max(grouped_at) DESC NULLS LAST, grouping DESC) = 1
 ) newest ON g.grouping = newest.grouping AND g.dataset IS NOT DISTINCT FROM newest.dataset
 """,
-    # What runs.inputs_sha256 would be now; no row where an image of the split has no vector of its present pixels.
+    # What runs.inputs_sha256 would be now; no row where an image of the split has no vector of its present pixels. Of a
+    # model without vectors, which a method trained from pictures, it is what its pictures say.
     "split_inputs": """
+WITH pictured AS (
+    SELECT s.split_id, p.recipe_id,
+        sha256(string_agg(s.image_id || ' ' || p.pixels_sha256, chr(10) ORDER BY s.image_id)) AS inputs_sha256
+    FROM (SELECT *, count(*) OVER (PARTITION BY split_id) AS n FROM splits WHERE part IN ('train', 'val', 'test')) s
+    JOIN images i USING (image_id)
+    JOIN preprocessed p ON p.image_id = s.image_id AND p.source_sha256 = i.pixels_sha256
+    GROUP BY s.split_id, p.recipe_id HAVING count(*) = any_value(s.n)
+)
+SELECT r.split_id, r.model_id, r.recipe_id, p.inputs_sha256
+FROM (SELECT DISTINCT split_id, model_id, recipe_id FROM runs) r JOIN pictured p USING (split_id, recipe_id)
+ANTI JOIN embeddings e ON e.model_id = r.model_id AND e.recipe_id = r.recipe_id
+UNION ALL
 SELECT s.split_id, e.model_id, e.recipe_id,
        sha256(string_agg(s.image_id || ' ' || e.input_sha256, chr(10) ORDER BY s.image_id)) AS inputs_sha256
 FROM (SELECT *, count(*) OVER (PARTITION BY split_id) AS n FROM splits WHERE part IN ('train', 'val', 'test')) s

@@ -217,7 +217,7 @@ def _run_all(
             trains = needs_tower(cells[0].method)
             for cell, outcome in towers.run(cells) if trains else run_many(cells, split, texts):
                 shards.take(cell, outcome, texts)
-                shards.checkpoint()
+                shards.flush() if trains else shards.checkpoint()  # what took minutes is not left to a later fault
                 advance(1)
             shards.flush()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import product
+from pathlib import Path
 from typing import Any
 
-from busistore.errors import BusistoreError, UnknownName
+from busistore import models
+from busistore.errors import BusistoreError, MissingWeights, UnknownName
+from busistore.models import Located
 from busistore.schema import MODELS, RUNS
 from busistore.store import Store, quote
 
@@ -13,16 +17,18 @@ SETTING = ("method", "model_id", "recipe_id", "parameters", "split_id", "protoco
 AS_IT_WAS = ("dataset", "recipe", "protocol")
 
 
-def like(store: Store, run_id: str, **asked: Any) -> dict[str, Any]:
+def like(store: Store, run_id: str, weights: Path | None = None, **asked: Any) -> dict[str, Any]:
     """What `evaluate` is to be given to repeat the support sets of all stored runs that share the setting of one run.
 
     Args:
+        weights: as given to `evaluate`.
         asked: arguments of `evaluate` that the user gave. Sizes and seeds narrow what is repeated, methods and models
-            are free, and what is told of the run must be as it was.
+            are free, and what is told of the run must be as it was. Where its model is not among those asked for, the
+            layer and the precision are free as well.
 
     Returns:
-        shots, ratios, seeds, split, dataset, recipe, protocol, `only`, and the model and its precision where no other
-        is asked for.
+        shots, ratios, seeds, split, dataset, recipe, protocol, `only`, the models, and as far as they are known the
+        run's layer and, where its model is among these, its precision.
 
     Raises:
         UnknownName: no such run is stored.
@@ -34,14 +40,20 @@ def like(store: Store, run_id: str, **asked: Any) -> dict[str, Any]:
     run = found[0]
     if not run["shots"] and run["ratio"] is None:
         raise BusistoreError(f"'{run_id}' has no support set to repeat; name a run of a method that learns from one")
+    if asked.get("precision") == "auto":
+        del asked["precision"]  # the run's own will do
+    named, made = asked.get("model_names") or [run["model"]], _made(store, run, weights)
     wanted = {name: run[name] for name in AS_IT_WAS} | {"split": run["split_id"]}
+    if run["model"] in named:
+        wanted |= made
     for name, value in wanted.items():
         if asked.get(name, value) != value:
             raise BusistoreError(f"'{run_id}' has {name} '{value}', not '{asked[name]}'; leave --{name} out")
     runs = _narrowed(run_id, _of_setting(store, run), asked)
-    precision = {"precision": asked["precision"]} if "precision" in asked else _precision(store, run, asked)
-    return wanted | precision | {
-        "model_names": asked.get("model_names") or [run["model"]],
+    free = {name: value for name, value in made.items() if name == "layer"}
+    free |= {name: asked[name] for name in ("layer", "precision") if name in asked}
+    return free | wanted | {
+        "model_names": named,
         "shots": sorted({r["shots"] for r in runs if r["shots"] is not None}),
         "ratios": sorted({r["ratio"] for r in runs if r["ratio"] is not None}),
         "seeds": sorted({r["seed"] for r in runs}), "only": {r["episode_id"] for r in runs},
@@ -87,9 +99,23 @@ def _words(value: int | tuple[int | None, float | None]) -> str:
     return str(shots) if ratio is None else f"{100 * ratio:g}%"
 
 
-def _precision(store: Store, run: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]:
-    """That of the run's vectors, for the same model: its runs are paired by what made the vectors."""
-    if asked.get("model_names", [run["model"]]) != [run["model"]]:
-        return {}
-    known = store.read(MODELS.name, ["precision"], f"model_id = {quote(run['model_id'])}")["precision"].to_pylist()
-    return {"precision": known[0]} if known else {}
+def _made(store: Store, run: dict[str, Any], weights: Path | None) -> dict[str, str]:
+    """Layer and precision of the run's vectors, as far as known: its runs are paired by what made the vectors."""
+    known = store.read(MODELS.name, where=f"model = {quote(run['model'])}").to_pylist()
+    for located in _located(run["model"], weights, {row["weights_sha256"] for row in known}):
+        for precision, output in product(models.PRECISIONS.keys() - {"auto"}, models.OUTPUTS):
+            if located.at(precision, output).model_id == run["model_id"]:
+                return {"layer": output, "precision": precision}
+    return next(({"precision": row["precision"]} for row in known if row["model_id"] == run["model_id"]), {})
+
+
+def _located(name: str, weights: Path | None, known: set[str]) -> Iterator[Located]:
+    """The model with all weights that a run of it may have had: those at hand, and those that the store remembers."""
+    if name not in models.MODELS:
+        return
+    yield from (Located(models.model(name), sha256) for sha256 in sorted(known))
+    for place in dict.fromkeys((weights, None)):
+        try:
+            yield models.locate(name, place)
+        except MissingWeights:
+            continue

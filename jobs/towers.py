@@ -157,7 +157,12 @@ class Towers:
         make = self._stored(source, settings, network, shape) or self._computed(source, settings, network)
         lazy = States(make, np.arange(len(self.ids)), shape)
         n_bytes = int(np.prod(lazy.shape)) * lazy.dtype.itemsize
-        return lazy if network.first == 0 or n_bytes > HELD_BYTES else np.asarray(lazy)
+        if network.first == 0 or n_bytes > HELD_BYTES:
+            return lazy
+        try:
+            return np.asarray(lazy)
+        except MemoryError:  # then batch by batch
+            return lazy
 
     def _stored(
         self, source: Any, settings: Settings, network: TrainableViT, shape: tuple[int, int]
@@ -242,14 +247,21 @@ def finished(store: Store, run_ids: Iterable[str]) -> None:
 def sweep(store: Store) -> int:
     """Remove what no run will go on from: of stored runs, and of others that nothing has touched for a week.
 
-    Returns how many runs it was of.
+    Of those others nothing is left, kept files neither. Returns how many runs it was of.
     """
     done, n_swept = {run_id for (run_id,) in store.keys(RUNS, "status = 'done'")}, 0
-    for partial in (store.path / ADAPTERS).glob(f"*/{PARTIAL}"):
-        newest = max(p.stat().st_mtime for p in (partial, *partial.rglob("*")))
-        if partial.parent.name in done or time.time() - newest > KEPT_S:
-            shutil.rmtree(partial)
+    for folder in (store.path / ADAPTERS).glob("*/"):
+        stored = folder.name in done
+        gone = folder / PARTIAL if stored else folder
+        if gone.exists() and (stored or time.time() - _touched(folder) > KEPT_S):
+            shutil.rmtree(gone, ignore_errors=True)  # a run that ends now may remove it too
             n_swept += 1
-            if not any(partial.parent.iterdir()):
-                partial.parent.rmdir()
     return n_swept
+
+
+def _touched(folder: Path) -> float:
+    """When something in it was last written, or it was made where it is empty; now, where it is at work."""
+    try:
+        return max(p.stat().st_mtime for p in [*folder.rglob("*")] or [folder])
+    except FileNotFoundError:
+        return time.time()

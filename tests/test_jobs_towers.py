@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -31,6 +32,7 @@ from busistore.jobs.towers import PARTIAL, States, folder_of, sweep
 from busistore.methods import METHODS, Outcome
 from busistore.models import states as computing
 from busistore.preprocess import recipes
+from busistore.store import Store
 from tests import tiny
 from tests.fakes import busi_folder, speckle
 from tests.test_jobs_ingest import counts
@@ -74,7 +76,7 @@ class Nearest:
         means = np.stack([known[support.labels == c].mean(axis=0) for c in range(n_classes)])
         logits = self.sharpness * asked @ means.T
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        curves = [(e, "train_loss", 1 / e) for e in (1, 2)] + [(2, "macro_f1", 0.5), (2, "val_loss", float("inf"))]
+        curves = [(e, "train_loss", 1 / e) for e in (1, 2)] + [(2, "val_macro_f1", 0.5), (2, "val_loss", float("inf"))]
         return Outcome(odds / odds.sum(axis=1, keepdims=True), {}, len(support.labels), val is not None, curves=curves)
 
 
@@ -92,9 +94,20 @@ def vit():
     return tiny.clip()
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A store of 42 pictures and their split, of which nothing is encoded."""
+    root = tmp_path_factory.mktemp("prepared")
+    made = Store.create(root / "store")
+    ingest(made, "busi", busi_folder(root / "busi", 14))
+    preprocess(made)
+    split(made, "busi")
+    return made
+
+
 @pytest.fixture
-def world(store, vit, tmp_path, monkeypatch):
-    """A store of 42 pictures and their split, of which nothing is encoded; a small CLIP called 'clip'."""
+def world(prepared, vit, tmp_path, monkeypatch):
+    """A copy of that store; a small CLIP called 'clip'."""
     monkeypatch.setitem(models.MODELS, "clip", vit.spec)
     monkeypatch.setitem(METHODS, "nearest", Nearest)
     monkeypatch.setattr(Nearest, "calls", [])
@@ -102,10 +115,8 @@ def world(store, vit, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     for name, data in vit.files().items():
         (tmp_path / "weights" / name).write_bytes(data)
-    ingest(store, "busi", busi_folder(tmp_path / "busi", 14))
-    preprocess(store)
-    split(store, "busi")
-    return store
+    shutil.copytree(prepared.path.parent, tmp_path, dirs_exist_ok=True)
+    return Store.open(tmp_path / "store")
 
 
 @pytest.fixture
@@ -358,6 +369,15 @@ def test_one_grid_of_both_kinds(world, weights, grid):
     assert [len(c["support"].labels) for c in Nearest.calls] == [3, 3, 6, 6]
 
 
+def test_runs_without_vectors_are_not_stale_until_a_picture_changes(world, grid):
+    """No encoder has seen the images: what the runs were made from is the pictures."""
+    grid()
+    assert sql.run(world, "stale").height == 0
+    one = world.read("preprocessed").to_pylist()[0]
+    world.delete("preprocessed", f"image_id = '{one['image_id']}'")
+    assert set(sql.run(world, "stale")["stage"]) == {"run"}
+
+
 def test_training_is_followed_epoch_by_epoch(world, grid):
     grid(blocks=1, shots=[2], seeds=[0])
     found = {(r["subject"], r["metric"]): (r["value"], r["n_used"]) for r in rows(world, "metrics")
@@ -365,7 +385,7 @@ def test_training_is_followed_epoch_by_epoch(world, grid):
     n_val = len(part_ids(world, "val"))
     assert found == {
         ("epoch:001", "train_loss"): (1.0, 6), ("epoch:002", "train_loss"): (0.5, 6),
-        ("epoch:002", "macro_f1"): (0.5, n_val),
+        ("epoch:002", "val_macro_f1"): (0.5, n_val),
     }  # fmt: skip
     assert "epoch" not in str(sql.run(world, "leaderboard"))
 
@@ -552,6 +572,9 @@ def test_like_is_narrowed_by_sizes_and_seeds(world, weights, repeatable):
         (["--recipe", "stretch224"], "has recipe 'pad224', not 'stretch224'"),
         (["--split", "other"], "not 'other'; leave --split out"),
         (["--dataset", "phantom"], "has dataset 'busi', not 'phantom'"),
+        (["--layer", "unprojected"], "has layer 'pooled', not 'unprojected'; leave --layer out"),
+        (["--precision", "bf16"], "has precision 'fp32', not 'bf16'; leave --precision out"),
+        (["--model", "clip,other", "--precision", "bf16"], "has precision 'fp32', not 'bf16'"),
     ],
 )
 def test_like_and_options_that_contradict_it(world, weights, repeatable, options, words):
@@ -572,10 +595,56 @@ def test_like_a_run_that_is_not_there_or_has_no_support_set(world, repeatable):
             like(world, run_id)
 
 
-def test_like_goes_on_with_the_precision_of_the_run(world, repeatable):
-    assert like(world, repeatable)["precision"] == "fp32"
-    assert like(world, repeatable, precision="bf16")["precision"] == "bf16"
-    assert "precision" not in like(world, repeatable, model_names=["other"])
+def made(store, run_id: str, *given, **asked) -> tuple:
+    """Layer and precision; None where like() leaves them open."""
+    got = like(store, run_id, *given, **asked)
+    return got.get("layer"), got.get("precision")
+
+
+def test_like_goes_on_with_what_made_the_vectors_of_the_run(world, repeatable):
+    assert made(world, repeatable) == ("pooled", "fp32")  # the store remembers the weights
+    assert made(world, repeatable, layer="pooled", precision="fp32") == ("pooled", "fp32")
+    assert made(world, repeatable, precision="auto") == ("pooled", "fp32")
+    assert made(world, repeatable, model_names=["clip", "other"]) == ("pooled", "fp32")
+
+
+def test_like_leaves_the_precision_of_other_models_open(world, repeatable):
+    assert made(world, repeatable, model_names=["other"]) == ("pooled", None)
+    assert made(world, repeatable, model_names=["other"], layer="unprojected", precision="bf16") == (
+        "unprojected", "bf16")  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_like_a_run_that_trained_with_nothing_encoded(world, vit, weights, grid, monkeypatch, precision):
+    monkeypatch.setitem(models.MODELS, "clip", replace(vit.spec, precisions=("fp32", "bf16")))
+    monkeypatch.setattr("busistore.jobs.models.fastest", lambda *_: {"fp32": "bf16", "bf16": "fp32"}[precision])
+    grid(shots=[1], vectors=precision, blocks=1)
+    run_id = rows(world, "runs")[0]["run_id"]
+    assert world.count("models") == 0
+    assert made(world, run_id, weights) == ("pooled", precision)
+    assert made(world, run_id) == (None, None)  # no weights at hand
+    done = cli("evaluate", "--method", "nearest", "--like", run_id, "--weights", str(weights), "-p", "blocks=2",
+               "--store", str(world.path))  # fmt: skip
+    assert "evaluate: 2 planned, 0 skipped, 2 written, 0 failed" in done.output
+    assert len({r["model_id"] for r in rows(world, "runs")}) == 1
+
+
+def test_like_a_run_on_unprojected_vectors(world, weights):
+    encode(world, "clip", weights=weights, precision="fp32", layers=["pooled", "unprojected"])
+    evaluate(world, ["knn"], ["clip"], [1], range(2), weights=weights, layer="unprojected")
+    run_id = rows(world, "runs")[0]["run_id"]
+    assert made(world, run_id) == made(world, run_id, weights) == ("unprojected", "fp32")
+    common = ["evaluate", "--method", "prototype", "--like", run_id, "--store", str(world.path)]
+    assert "evaluate: 2 planned, 0 skipped, 2 written, 0 failed" in cli(*common).output
+    assert len({r["model_id"] for r in rows(world, "runs")}) == 1
+    refused = cli(*common, "--layer", "pooled")
+    assert refused.exit_code == 1
+    assert "has layer 'unprojected', not 'pooled'; leave --layer out" in refused.output
+
+
+def test_like_a_run_of_a_model_that_is_gone_has_the_precision_that_the_store_remembers(world, repeatable, monkeypatch):
+    monkeypatch.delitem(models.MODELS, "clip")
+    assert made(world, repeatable) == (None, "fp32")
 
 
 def test_support_sets_that_are_drawn_otherwise_now(world, grid, repeatable):
@@ -638,7 +707,7 @@ def test_lora_stopped_at_an_epoch_goes_on_to_the_same_numbers(world, grid, lora,
     names = {p.name for p in folder_of(world, kept["run_id"]).iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json", "head.safetensors", "curves.json"}
     curves = {r["metric"] for r in rows(world, "metrics") if r["subject"].startswith("epoch:")}
-    assert curves == {"train_loss", "val_loss", "macro_f1", "learning_rate"}
+    assert curves == {"train_loss", "val_loss", "val_macro_f1", "learning_rate"}
 
 
 def test_lora_from_stored_states_is_lora_from_pictures(world, weights, grid, lora, monkeypatch):
@@ -656,4 +725,6 @@ def test_lora_from_stored_states_is_lora_from_pictures(world, weights, grid, lor
 def test_every_curve_of_the_real_method_is_a_metric():
     from busistore.metrics import METRICS
 
-    assert {n for n, kind in METRICS.items() if kind.scope == "epoch"} == {"train_loss", "val_loss", "learning_rate"}
+    assert {n for n, kind in METRICS.items() if kind.scope == "epoch"} == {
+        "train_loss", "val_loss", "val_macro_f1", "learning_rate",
+    }  # fmt: skip

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from busistore.errors import BusistoreError, RunFailed, UnknownName
+from busistore.errors import BusistoreError, RunFailed, StoreError, UnknownName
 from busistore.ids import canonical_json
+from busistore.jobs.towers import sweep
 from busistore.methods import Labelled, with_parameters
+from busistore.methods import checkpoint as checkpoint_module
 from busistore.methods import training as training_module
 from busistore.methods.base import macro_f1, needs_tower, softmax
 from busistore.methods.dropout import Dropout, Noise
@@ -302,7 +308,7 @@ def test_the_first_best_epoch_is_restored_and_patience_ends_the_run(scores, pati
 
     def scripted(learner, val, n_classes, epoch):
         heads.append(learner.model.head.weight.detach().clone())
-        return {"val_loss": 1.0, "macro_f1": scores[epoch - 1]}
+        return {"val_loss": 1.0, "val_macro_f1": scores[epoch - 1]}
 
     monkeypatch.setattr(training_module, "_validate", scripted)
     outcome = answer(made(epochs=6, patience=patience), val=VAL, folder=tmp_path)
@@ -321,7 +327,7 @@ def test_validation_is_scored_as_the_metrics_are():
     assert found["val_loss"] == pytest.approx(
         float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(VAL.labels))), abs=1e-6
     )
-    assert found["macro_f1"] == macro_f1(VAL.labels, logits.argmax(1).numpy(), 3)
+    assert found["val_macro_f1"] == macro_f1(VAL.labels, logits.argmax(1).numpy(), 3)
 
 
 # What is trained, and what is not
@@ -429,7 +435,7 @@ def test_peft_loads_what_was_kept_and_it_predicts_the_same_bits(qkv, tmp_path):
     assert (merged - torch.cat(vectors)).abs().max() < 1e-5
     epochs = json.loads((tmp_path / "curves.json").read_text())
     assert [(e["epoch"], k, v) for e in epochs for k, v in e.items() if k != "epoch"] == outcome.curves
-    assert set(epochs[0]) == {"epoch", "learning_rate", "train_loss", "val_loss", "macro_f1"}
+    assert set(epochs[0]) == {"epoch", "learning_rate", "train_loss", "val_loss", "val_macro_f1"}
 
 
 @pytest.mark.parametrize("name", ["full-tuning", "bitfit"])
@@ -498,7 +504,7 @@ def test_what_a_checkpoint_has_is_not_done_again(monkeypatch, tmp_path):
 
 def test_a_stop_keeps_what_patience_has_waited_and_what_was_spent(monkeypatch, tmp_path):
     scores = [0.5, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
-    monkeypatch.setattr(training_module, "_validate", lambda *a: {"val_loss": 1.0, "macro_f1": scores[a[-1] - 1]})
+    monkeypatch.setattr(training_module, "_validate", lambda *a: {"val_loss": 1.0, "val_macro_f1": scores[a[-1] - 1]})
     monkeypatch.setattr(training_module.time, "process_time", iter(range(0, 10_000, 10)).__next__)
     stop_in([5], monkeypatch)
     outcome = finish(made(epochs=8, checkpoint_every=2, patience=4), tmp_path)
@@ -506,7 +512,7 @@ def test_a_stop_keeps_what_patience_has_waited_and_what_was_spent(monkeypatch, t
     assert outcome.chosen["cpu_seconds"] == 70  # ten by epoch and ten for the test part; the lost epoch is lost
 
 
-@pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other"])
+@pytest.mark.parametrize("harm", ["cut", "noise", "empty", "other", "flipped"])
 def test_a_checkpoint_that_cannot_be_used_is_left_aside(harm, monkeypatch, tmp_path):
     method = made(epochs=8, batch_size=4, accumulate=2, checkpoint_every=2)
     stop_in([5], monkeypatch)
@@ -514,10 +520,118 @@ def test_a_checkpoint_that_cannot_be_used_is_left_aside(harm, monkeypatch, tmp_p
         answer(method if harm != "other" else made(epochs=8, checkpoint_every=2), val=VAL, folder=tmp_path)
     file = tmp_path / ".partial" / "checkpoint.safetensors"
     whole = file.read_bytes()
-    harmed = {"cut": whole[: len(whole) // 2], "noise": b"\xff" * 999, "empty": b"", "other": whole}[harm]
+    harmed = {"cut": whole[: len(whole) // 2], "noise": b"\xff" * 999, "empty": b"", "other": whole}.get(harm)
+    if harm == "flipped":
+        harmed = whole[:-400] + bytes(255 - b for b in whole[-400:-300]) + whole[-300:]
     file.write_bytes(harmed)
-    (file.parent / "checkpoint.new").write_bytes(whole[:99])  # of a writer that was killed
+    (file.parent / "checkpoint.1.new").write_bytes(whole[:99])  # of a writer that was killed
     same(finish(method, tmp_path), unstopped("lora"))
+
+
+@pytest.mark.parametrize("which", ["support", "val", "queries", "network"])
+def test_a_checkpoint_of_other_images_or_another_network_is_never_taken(which, monkeypatch, tmp_path):
+    method, log = made(epochs=4, checkpoint_every=1), []
+    given = {"support": SUPPORT, "val": VAL, "queries": TEST.features, "make": tower}
+    stop_in([3], monkeypatch, log)
+    with pytest.raises(Stopped):
+        answer(method, folder=tmp_path, **given)
+    other = {"support": pictures(8, 5), "val": pictures(6, 6), "queries": pictures(12, 7).features}
+
+    def changed():
+        network = tower()
+        with torch.no_grad():
+            next(network.blocks.parameters()).mul_(1.01)
+        return network
+
+    answer(method, folder=tmp_path, **given | ({"make": changed} if which == "network" else {which: other[which]}))
+    assert log == [1, 2, 3, 1, 2, 3, 4]
+
+
+FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("module", [checkpoint_module, training_module], ids=["checkpoint", "kept"])
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_behind(module, monkeypatch, tmp_path):
+    def save(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise FULL
+
+    method = made(epochs=4, checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_file", save)
+        with pytest.raises(StoreError, match=r"^the disk is full: no.* can be written to '.*'; free some space"):
+            answer(method, val=VAL, folder=tmp_path)
+    left = {p.name for p in tmp_path.rglob("*")}
+    assert left == ({".partial"} if module is checkpoint_module else {".partial", "checkpoint.safetensors"})
+    same(answer(method, val=VAL, folder=tmp_path), answer(method, val=VAL))
+
+
+def test_a_folder_cannot_be_made_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"^no checkpoint can be written to '.*' "):
+        answer(made(epochs=1, checkpoint_every=1), folder=tmp_path / "file")
+
+
+def test_kept_files_appear_together_and_the_head_last(monkeypatch, tmp_path):
+    moved, real = [], training_module.os.replace
+
+    def replace(source, target):
+        if target.parent == tmp_path:
+            moved.append(target.name)
+            if target.name == "head.safetensors":
+                assert not target.exists()
+                raise Stopped
+        real(source, target)
+
+    (tmp_path / "head.safetensors").write_text("of a run before")
+    monkeypatch.setattr(training_module.os, "replace", replace)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_module, "save_file", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            answer(made(epochs=1), folder=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"head.safetensors", ".partial"}
+    with pytest.raises(Stopped):
+        answer(made(epochs=1), folder=tmp_path)
+    assert moved == ["adapter_config.json", "adapter_model.safetensors", "curves.json", "head.safetensors"]
+    assert not (tmp_path / "head.safetensors").exists()
+
+
+def test_seconds_are_of_all_attempts(monkeypatch, tmp_path):
+    monkeypatch.setattr(training_module.time, "perf_counter", iter(range(0, 10_000, 10)).__next__)
+    stop_in([5], monkeypatch)
+    assert finish(made(epochs=8, checkpoint_every=2), tmp_path).seconds == 90
+
+
+def test_two_processes_may_write_the_same_checkpoint(tmp_path):
+    code = (
+        "import sys, torch; from pathlib import Path; from busistore.methods import checkpoint as c\n"
+        "for k in range(60): c.write(Path(sys.argv[1]), c.Checkpoint({'x': torch.full((999,), k)}, {'k': k}), 'key')"
+    )
+    path = tmp_path / "checkpoint.safetensors"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
+    assert [w.wait() for w in writers] == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert checkpoint_module.read(path, "key").story == {"k": 59}
+
+
+def test_sweeping_takes_kept_files_of_runs_that_are_not_stored(tmp_path):
+    week_ago = time.time() - 8 * 86400
+    for name in ("stored", "old", "new"):
+        folder = tmp_path / "adapters" / name
+        folder.mkdir(parents=True)
+        for file in ("adapter_model.safetensors", "curves.json"):
+            (folder / file).write_text("")
+            os.utime(folder / file, (week_ago, week_ago))
+    os.utime(folder / "curves.json")
+    store = SimpleNamespace(path=tmp_path, keys=lambda *_: [("stored",)])
+    assert sweep(store) == 1
+    assert {p.name for p in (tmp_path / "adapters").iterdir()} == {"stored", "new"}
+
+
+def test_half_precision_states_that_overflow_name_their_remedy():
+    bad = SUPPORT._replace(features=np.where(SUPPORT.features > 1, np.inf, SUPPORT.features))
+    with pytest.raises(BusistoreError, match=r"is not finite; take tokens=float32$"):
+        answer(made(tokens="float16"), bad)
 
 
 # What fails

@@ -140,7 +140,8 @@ def verify(repair, path, quiet) -> None:
 def gc(path) -> None:
     """Merge small files of every table and sweep what killed writers left; no data and no version is dropped.
 
-    What training goes on from is swept too, where its run is stored or nothing has touched it for a week.
+    What training goes on from is swept too, where its run is stored, and all of a run that was never finished once
+    nothing has touched it for a week.
     """
     from busistore.jobs.towers import sweep
     from busistore.store import Store

@@ -62,15 +62,15 @@ def evaluate(
     grid = {
         "model_names": names(models or ""), "seeds": range(seeds), "split": split, "dataset": dataset,
         "shots": [n for n, _ in sized if n is not None], "ratios": [r for _, r in sized if r is not None],
-        "recipe": recipe, "protocol": protocol, "precision": precision,
+        "recipe": recipe, "protocol": protocol, "precision": precision, "layer": layer,
     }  # fmt: skip
     if like is not None:
         from busistore.jobs.like import like as repeated
 
-        grid |= repeated(store, like, **{name: value for name, value in grid.items() if _is_asked(name)})
+        grid |= repeated(store, like, weights, **{name: value for name, value in grid.items() if _is_asked(name)})
     report = jobs.evaluate(
         store, names(methods), prompts=names(prompts), rank=rank, parameters=pairs(parameters), weights=weights,
-        layer=layer, dry_run=dry_run, track=tracker(quiet), **grid,
+        dry_run=dry_run, track=tracker(quiet), **grid,
     )  # fmt: skip
     finish(report, quiet, skip_errors)
 

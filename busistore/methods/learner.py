@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """How far a training is; `best_epoch` is the one that counts, `curves` are (epoch, name, value)."""
+    """How far a training is; `best_epoch` is the one that counts, `curves` are (epoch, name, value).
+
+    Seconds, of the clock and of the CPU, are summed over attempts.
+    """
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float | None = None
     cpu_seconds: float = 0.0
+    seconds: float = 0.0
     curves: list[tuple[int, str, float]] = field(default_factory=list)
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from busistore.models.trainable import TrainableViT
 
 AT_ONCE = 32  # images of one batch where there are no gradients
+LOOKED_AT = 8  # queries that a checkpoint is known by; training does not see them
+HEAD = "head.safetensors"
 Run = tuple[np.ndarray, Progress, dict[str, Any]]
 
 
@@ -50,15 +54,18 @@ def run(
         network = tower()
         dim, network = network.dim, tuning.open(network, noise)
         learner = Learner(Classifier(network, dim, n_classes, tuning.init_seed), tuning)
-        _fit(learner, noise, in_order(support), val, n_classes, _File(tuning, learner, support, val, folder), clock)
+        support = in_order(support)
+        file = _File(learner, support, val, queries, folder)
+        _fit(learner, noise, support, val, n_classes, file, clock)
         learner.take_best()
         logits = scores(learner, queries)
     _finite(float(logits.sum()), tuning, learner.progress.epoch)
     if folder is not None:
-        _keep(learner, folder)
+        _keep(learner, Path(folder))
     n_head = sum(p.numel() for p in learner.model.head.parameters())
     n_all = sum(p.numel() for p in learner.trained.values())
-    spent = round(learner.progress.cpu_seconds + clock.lap(), 3)
+    clock.lap(learner.progress)
+    spent = round(learner.progress.cpu_seconds, 3)
     return logits, learner.progress, {"n_trainable": n_all - n_head, "n_head": n_head, "cpu_seconds": spent}
 
 
@@ -76,8 +83,8 @@ def _fit(
         if val is not None:
             told |= _validate(learner, val, n_classes, epoch)
         learner.progress.curves += [(epoch, name, value) for name, value in told.items()]
-        learner.ended(epoch, told.get("macro_f1"))
-        learner.progress.cpu_seconds += clock.lap()
+        learner.ended(epoch, told.get("val_macro_f1"))
+        clock.lap(learner.progress)
         if epoch % tuning.checkpoint_every == 0:
             file.write(learner.state())
 
@@ -89,7 +96,7 @@ def _train(learner: Learner, support: Labelled, rng: np.random.Generator, epoch:
     for rows in batches(len(support.labels), tuning.batch_size * tuning.accumulate, rng):
         learner.optimiser.zero_grad()
         for part in np.split(rows, range(tuning.batch_size, len(rows), tuning.batch_size)):
-            logits = model(_states(support.features, part, labels.device))
+            logits = model(_states(support.features, part, labels.device, tuning))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
             total += _finite(loss.item(), tuning, epoch)
             (loss / len(rows)).backward()
@@ -103,7 +110,7 @@ def _validate(learner: Learner, val: Labelled, n_classes: int, epoch: int) -> di
     odds = logits - logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(odds).sum(axis=1)) - odds[np.arange(len(odds)), val.labels]
     loss = _finite(float(losses.mean()), learner.tuning, epoch)
-    return {"val_loss": loss, "macro_f1": macro_f1(val.labels, logits.argmax(axis=1), n_classes)}
+    return {"val_loss": loss, "val_macro_f1": macro_f1(val.labels, logits.argmax(axis=1), n_classes)}
 
 
 def scores(learner: Learner, features: np.ndarray) -> np.ndarray:
@@ -111,7 +118,7 @@ def scores(learner: Learner, features: np.ndarray) -> np.ndarray:
     model, device = learner.model.eval(), learner.model.head.weight.device
     parts = np.split(np.arange(len(features)), range(AT_ONCE, len(features), AT_ONCE))
     with torch.no_grad():
-        found = [model(_states(features, part, device)) for part in parts]
+        found = [model(_states(features, part, device, learner.tuning)) for part in parts]
     return torch.cat(found).double().cpu().numpy()
 
 
@@ -121,14 +128,18 @@ def in_order(images: Labelled) -> Labelled:
     A sum, since states that differ by rounding must fall into the same order. The states themselves stay where they
     are.
     """
-    sums = [_number(np.asarray(images.features[np.array([k])], np.float64)) for k in range(len(images.labels))]
-    order = np.lexsort([sums, images.labels])
+    order = np.lexsort([_numbers(images.features, range(len(images.labels))), images.labels])
     return Labelled(_Rows(images.features, order), np.asarray(images.labels)[order])
+
+
+def _numbers(features: np.ndarray, rows: Iterable[int]) -> list[float]:
+    return [_number(np.asarray(features[np.array([k])], np.float64)) for k in rows]
 
 
 def _number(states: np.ndarray) -> float:
     """A sum with weights that no two places share, for a mean is much the same in all images."""
-    return float(states.ravel() @ np.cos(np.arange(states.size)))
+    with np.errstate(invalid="ignore"):  # what is not finite is told where it is trained on
+        return float(states.ravel() @ np.cos(np.arange(states.size)))
 
 
 @dataclass(frozen=True)
@@ -145,10 +156,11 @@ class _Rows:
         return self.states[self.order[rows]]
 
 
-def _states(features: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+def _states(features: np.ndarray, rows: np.ndarray, device: torch.device, tuning: TowerTuning) -> Tensor:
     x = np.require(np.asarray(features[rows], np.float32), requirements=["C", "W"])
     if not np.isfinite(x).all():
-        raise BusistoreError("a state that is to be trained on is not finite; encode those images again")
+        remedy = "take tokens=float32" if tuning.tokens == "float16" else "encode those images again"
+        raise BusistoreError(f"a state that is to be trained on is not finite; {remedy}")
     return torch.from_numpy(x).to(device)
 
 
@@ -180,13 +192,26 @@ class _File:
     """The checkpoint of one run, or nothing where no folder is given."""
 
     def __init__(
-        self, tuning: TowerTuning, learner: Learner, support: Labelled, val: Labelled | None, folder: Path | None
+        self, learner: Learner, support: Labelled, val: Labelled | None, queries: np.ndarray, folder: Path | None
     ):
         self.path = None if folder is None else Path(folder) / ".partial" / "checkpoint.safetensors"
+        self.key = "" if folder is None else self._key(learner, support, val, queries)
+
+    @staticmethod
+    def _key(learner: Learner, support: Labelled, val: Labelled | None, queries: np.ndarray) -> str:
+        """Stands for all that the numbers of a training come from: method, labels, states, and the network's start."""
+        tuning = learner.tuning
         labels = [None if images is None else np.asarray(images.labels).tolist() for images in (support, val)]
         shapes = {name: list(p.shape) for name, p in learner.trained.items()}
         made = {"method": tuning.name, "code": tuning.code, "parameters": tuning, "labels": labels, "shapes": shapes}
-        self.key = sha256(canonical_json(made).encode())
+        few = np.unique(np.linspace(0, len(queries) - 1, min(len(queries), LOOKED_AT)).astype(int))
+        looked = [(support.features, range(len(support.features))), (queries, few)]
+        if val is not None:
+            looked.append((val.features, range(len(val.features))))
+        made["states"] = [[f"{x:.6g}" for x in _numbers(features, rows)] for features, rows in looked]
+        sizes = (torch.linalg.vector_norm(p.detach(), dtype=torch.float64) for p in learner.model.parameters())
+        made["network"] = [f"{float(size):.6g}" for size in sizes]
+        return sha256(canonical_json(made).encode())
 
     def read(self) -> checkpoint.Checkpoint | None:
         return None if self.path is None else checkpoint.read(self.path, self.key)
@@ -197,21 +222,36 @@ class _File:
 
 
 class _Clock:
-    """CPU-seconds of this process since the last look."""
+    """CPU-seconds of this process, and seconds, since the last look."""
 
     def __init__(self) -> None:
-        self._last = time.process_time()
+        self._last = time.process_time(), time.perf_counter()
 
-    def lap(self) -> float:
-        last, self._last = self._last, time.process_time()
-        return self._last - last
+    def lap(self, progress: Progress) -> None:
+        """Add them to what was spent."""
+        last, self._last = self._last, (time.process_time(), time.perf_counter())
+        progress.cpu_seconds += self._last[0] - last[0]
+        progress.seconds += self._last[1] - last[1]
 
 
 def _keep(learner: Learner, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all files aside and then move them into place, the head last: a folder with a head is whole."""
+    aside, head = folder / ".partial" / f"kept.{os.getpid()}", folder / HEAD
+    with checkpoint.written("nothing that was trained", folder):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            _write(learner, aside)
+            head.unlink(missing_ok=True)  # of a run before, to which the other files will not belong
+            for file in sorted(aside.iterdir(), key=lambda f: (f.name == HEAD, f.name)):
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write(learner: Learner, folder: Path) -> None:
     learner.tuning.keep(learner.model.network, folder)
-    save_file({name: p.detach().contiguous() for name, p in learner.model.head.named_parameters()},
-              folder / "head.safetensors")  # fmt: skip
+    save_file({name: p.detach().contiguous() for name, p in learner.model.head.named_parameters()}, folder / HEAD)
     epochs: dict[int, dict[str, float]] = {}
     for epoch, name, value in learner.progress.curves:
         epochs.setdefault(epoch, {"epoch": epoch})[name] = value

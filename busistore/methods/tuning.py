@@ -102,11 +102,13 @@ class TowerTuning(ABC):
 
         Returns:
             `chosen` holds the epoch that counts and its score where epochs were compared, how many epochs were run,
-            the trained numbers of the tower and of the head, and the process' CPU-seconds over all attempts.
+            the trained numbers of the tower and of the head, and the process' CPU-seconds over all attempts;
+            `seconds` are over all attempts too.
 
         Raises:
             BusistoreError: a class without support, no validation images under "val-tuned", states that are not finite.
             RunFailed: the loss is not finite any more, or memory ends.
+            StoreError: the disk is full, or `folder` cannot be written to.
         """
         checked = prepare(
             self, _without_states(support), None if val is None else _without_states(val), _ones(queries), n_classes,
@@ -120,7 +122,9 @@ class TowerTuning(ABC):
         chosen = {"epoch": progress.best_epoch, "n_epochs": progress.epoch, **told}
         if seen is not None:
             chosen["val_macro_f1"] = progress.best_score
-        return Outcome(softmax(logits), chosen, checked.n_labelled, seen is not None, curves=progress.curves)
+        return Outcome(
+            softmax(logits), chosen, checked.n_labelled, seen is not None, progress.seconds, curves=progress.curves
+        )
 
 
 def _without_states(images: Labelled) -> Labelled:

@@ -50,5 +50,6 @@ METRICS = {
     "macro_f1_added": MetricKind("macro-F1 of all prompts less that without this one", scope="prompt"),
     "train_loss": MetricKind("mean cross-entropy over the support set, as it was trained on", False, "epoch"),
     "val_loss": MetricKind("mean cross-entropy over the validation part after an epoch", False, "epoch"),
+    "val_macro_f1": MetricKind("macro-F1 on the validation part after an epoch", scope="epoch"),
     "learning_rate": MetricKind("learning rate of what is trained in the tower, in an epoch", None, "epoch"),
 }
