@@ -59,7 +59,8 @@ def _worth(sources: Sources) -> list[Table | Figure]:
     caption = ("The same methods on a split that cuts near-duplicate groups, less those on a split that cuts none: "
                f"mean difference with its 95% interval over {over}. To the right of 0, leakage flatters. The two "
                "splits also have different test images; over one pair of splits the interval knows nothing of "
-               "that.")  # fmt: skip
+               "that, over several it is for further splits of these images, wider for what the splits share "
+               "(Nadeau & Bengio 2003).")  # fmt: skip
     said = _some(shown, used)
     drawn = [_forest(rows, metric, names) for metric, rows in shown.items()]
     figure = Figure("leakage-delta", "What leakage is worth", caption + said, drawn, used, 2)
