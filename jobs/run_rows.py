@@ -28,7 +28,9 @@ def rows(done: Sequence[Done], split: Split, read: Read | None) -> dict[str, pa.
     """The rows of runs on one split, by table."""
     run_ids = pa.array([cell.run_id for cell, _ in done])
     probabilities = np.stack([outcome.probabilities for _, outcome in done])
-    each = [_run_row(cell, split, outcome) for cell, outcome in done]
+    test, val = ([split.group_of[i] for i in split.parts.get(part, [])] for part in ("test", "val"))
+    exposed_to_val = splits.exposure(test, val)
+    each = [_run_row(cell, split, outcome, test, exposed_to_val) for cell, outcome in done]
     scored = [_metrics(run_ids, split, probabilities)]
     scored += [_of_prompts(cell, split, outcome, read) for cell, outcome in done if not needs_support(cell.method)]
     scored += [_of_epochs(cell, split, outcome) for cell, outcome in done if outcome.curves]
@@ -100,9 +102,9 @@ def _of_epochs(cell: Cell, split: Split, outcome: Outcome) -> pa.Table:
     return pa.Table.from_pylist(found, METRICS.schema)
 
 
-def _run_row(cell: Cell, split: Split, outcome: Outcome) -> dict[str, Any]:
+def _run_row(cell: Cell, split: Split, outcome: Outcome, test: list[str], exposed_to_val: float) -> dict[str, Any]:
+    """`test` are the groups of the test images, `exposed_to_val` the share of them with a twin in validation."""
     cached, episode = cell.vectors, cell.episode
-    groups = {part: [split.group_of[i] for i in split.parts.get(part, [])] for part in ("val", "test")}
     support = {split.group_of[i] for i in episode.ids}
     details = outcome.chosen | ({"text_id": cell.texts.text_id} if cell.texts else {})
     return {
@@ -111,9 +113,9 @@ def _run_row(cell: Cell, split: Split, outcome: Outcome) -> dict[str, Any]:
         "episode_id": episode.episode_id, "shots": episode.shots, "ratio": episode.ratio, "seed": episode.seed,
         "protocol": cell.protocol, "parameters": canonical_json(cell.parameters), "classes": split.classes,
         "details": canonical_json(details), "n_labelled": outcome.n_labelled,
-        "n_groups_support": len(support), "n_test": len(groups["test"]),
-        "inputs_sha256": cached.inputs_sha256, "exposure_support": splits.exposure(groups["test"], support),
-        "exposure_val": splits.exposure(groups["test"], groups["val"]) if outcome.saw_val else None,
+        "n_groups_support": len(support), "n_test": len(test),
+        "inputs_sha256": cached.inputs_sha256, "exposure_support": splits.exposure(test, support),
+        "exposure_val": exposed_to_val if outcome.saw_val else None,
         "versions": _versions(), "commit": _commit(), "device": "cpu", "seconds": outcome.seconds, "status": "done",
         "finished_at": datetime.now(UTC),
     }  # fmt: skip

@@ -78,3 +78,14 @@ def real_vectors(busi_dir) -> Labelled:
     encoder = models.load(models.locate("efficientnet-lite0"))
     made = [encoder.encode(squares[k : k + 16]) for k in range(0, len(squares), 16)]
     return Labelled(np.concatenate(made), np.array(labels))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For networks so small that they are slower on two."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -45,13 +45,7 @@ FORMS = sorted(TARGETS)
 PARTS = {"split": ("q_proj", "k_proj", "v_proj"), "fused": ("qkv",)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=KNOWN)

@@ -122,13 +122,7 @@ def turned(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return (1 - F.cosine_similarity(found.double(), wanted.double(), dim=-1)).max().item()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are slower on two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=KNOWN)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from busistore import prompts
 from busistore.errors import BusistoreError, UnknownName
 from busistore.methods.blocks import in_threads
 from busistore.metrics import CONFUSION_METRICS, confusion
@@ -40,6 +41,10 @@ class TextPrompts(NamedTuple):
     labels: np.ndarray
     ids: list[str]
     logit_scale: float
+
+    def directions(self, n_classes: int) -> np.ndarray:
+        """(C, D) float64 of length 1: the mean prompt of each class; see `prompts.ensemble`."""
+        return prompts.ensemble(self.vectors, np.asarray(self.labels, np.int64), n_classes)
 
 
 def n_groups(images: Labelled) -> int:
@@ -275,9 +280,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return odds / odds.sum(axis=-1, keepdims=True)
 
 
-def macro_f1(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:
-    """Mean F1 over the classes in the truth or among the predictions, from (N,) class numbers."""
-    return float(CONFUSION_METRICS["macro_f1"](confusion(true, predicted, n_classes)))
+def macro_f1(true: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """(...) mean F1 over the classes in the truth or among the predictions, from (N,) and (..., N) class numbers."""
+    return CONFUSION_METRICS["macro_f1"](confusion(true, predicted, n_classes))
 
 
 def require(condition: bool, method: object, what: str) -> None:

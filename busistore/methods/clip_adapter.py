@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from busistore import prompts
 from busistore.methods.base import Labelled, Outcome, TextPrompts, prepare, require, softmax
 from busistore.methods.descent import Arrays, Sgd, batches, chosen_epoch, cosine, in_order, residuals
 
@@ -54,8 +53,7 @@ class ClipAdapter:
     ) -> Outcome:  # fmt: skip
         """See base.Method; `chosen` holds the epoch, and its score where epochs were compared."""
         ready = prepare(self, support, val, queries, n_classes, protocol)
-        labels = np.asarray(text.labels, np.int64)
-        scaled = text.logit_scale * prompts.ensemble(text.vectors, labels, n_classes)
+        scaled = text.logit_scale * text.directions(n_classes)
 
         def logits(layers: Arrays, images: np.ndarray) -> np.ndarray:
             moved = _forward(layers, images, self.ratio)[-1]

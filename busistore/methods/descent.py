@@ -99,7 +99,7 @@ def chosen_epoch(
         if val is None:
             kept, chosen = state, {"epoch": number}
             continue
-        score = macro_f1(val.labels, logits(state, val.features).argmax(axis=1), n_classes)
+        score = float(macro_f1(val.labels, logits(state, val.features).argmax(axis=1), n_classes))
         if not chosen or score > chosen["val_macro_f1"]:
             kept, chosen = state, {"epoch": number, "val_macro_f1": score}
     return kept, chosen

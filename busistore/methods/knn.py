@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from busistore.methods.base import Labelled, Outcome, prepare, require
-from busistore.metrics import CONFUSION_METRICS, confusion
+from busistore.methods.base import Labelled, Outcome, macro_f1, prepare, require
 
 _SAME = 1e-12  # cosine distance below which two vectors are the same one
 
@@ -42,7 +41,7 @@ class KNearest:
         chosen = {"k": ks[0]}
         if ready.val:
             called = _votes(ready.support, ready.val.features, n_classes, ks).argmax(axis=-1)
-            scores = CONFUSION_METRICS["macro_f1"](confusion(ready.val.labels, called, n_classes))
+            scores = macro_f1(ready.val.labels, called, n_classes)
             best = int(scores.argmax())  # the first of equals
             chosen = {"k": ks[best], "val_macro_f1": float(scores[best])}
         return ready.outcome(_votes(ready.support, ready.queries, n_classes, [chosen["k"]])[0], chosen)

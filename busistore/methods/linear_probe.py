@@ -11,10 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from busistore.methods import logistic
-from busistore.methods.base import Draws, Labelled, Outcome, prepare_draws, require, softmax
+from busistore.methods.base import Draws, Labelled, Outcome, macro_f1, prepare_draws, require, softmax
 from busistore.methods.blocks import in_threads, of_one_size
 from busistore.methods.folds import folds
-from busistore.metrics import CONFUSION_METRICS, confusion
 
 SOLVERS = ("newton", "lbfgs")
 LEAST_C, MOST_C = 1e-8, 1e8  # beyond, the optimum is lost to rounding
@@ -89,7 +88,7 @@ class LinearProbe:
         kept, grid = np.ones(labels.shape, bool), (*self.c_grid, self.default_c)
         if ready.val:
             probes = self._fit(x, labels, kept, n_classes, self.c_grid)
-            scores = _macro_f1(ready.val.labels, probes.scores(ready.val.features), n_classes)
+            scores = macro_f1(ready.val.labels, probes.scores(ready.val.features).argmax(axis=-1), n_classes)
             choices = [_Choice(int(s.argmax()), {"val_macro_f1": float(s.max())}) for s in scores]
         else:
             probes = self._fit(x, labels, kept, n_classes, grid)
@@ -113,7 +112,7 @@ class LinearProbe:
         labels = np.broadcast_to(support.labels, kept.shape)
         probes = self._fit(support.features[None], labels, kept, n_classes, self.c_grid)
         held_out = probes.scores(support.features).argmax(axis=-1)[fold, :, np.arange(len(fold))]
-        scores = CONFUSION_METRICS["macro_f1"](confusion(support.labels, held_out.T, n_classes))
+        scores = macro_f1(support.labels, held_out.T, n_classes)
         told = {"held_out_macro_f1": float(scores.max())}
         return _Choice(int(scores.argmax()), told, bool(probes.converged.all()), int(probes.fell_back.sum()))
 
@@ -158,10 +157,6 @@ class _Probes(NamedTuple):
     def scores(self, features: np.ndarray) -> np.ndarray:
         """(..., M, K) of (M, D) images."""
         return features @ self.weights + self.intercepts[..., None, :]
-
-
-def _macro_f1(true: np.ndarray, scores: np.ndarray, n_classes: int) -> np.ndarray:
-    return CONFUSION_METRICS["macro_f1"](confusion(true, scores.argmax(axis=-1), n_classes))
 
 
 def _lbfgs(x: np.ndarray, labels: np.ndarray, c: float, tol: float, most: int) -> tuple[np.ndarray, np.ndarray, bool]:

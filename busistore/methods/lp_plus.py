@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from busistore import prompts
 from busistore.errors import BusistoreError
 from busistore.methods.base import Labelled, Outcome, TextPrompts, prepare, require, softmax
 from busistore.methods.descent import Sgd, chosen_epoch, residuals
@@ -66,7 +65,7 @@ class LpPlus:
         """
         ready = prepare(self, support, val, queries, n_classes, protocol)
         self._check_balance(np.bincount(ready.support.labels, minlength=n_classes))
-        prototypes = prompts.ensemble(text.vectors, np.asarray(text.labels, np.int64), n_classes)
+        prototypes = text.directions(n_classes)
 
         def logits(probe: _Probe, images: np.ndarray) -> np.ndarray:
             return images @ probe.weights.T + probe.bias + probe.blend * (images @ prototypes.T)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from busistore import prompts
 from busistore.methods.base import Labelled, Outcome, TextPrompts, normalise, prepare, softmax
 
 LEAST_PULL = 1e-3  # of the prompts on their class, as published: beyond 1,000 images it falls no further
@@ -38,7 +37,7 @@ class SsText:
     ) -> Outcome:  # fmt: skip
         """See base.Method; nothing is chosen, and the labelled images consulted are the support alone."""
         ready = prepare(self, support, val, queries, n_classes, protocol, chooses=False)
-        directions = prompts.ensemble(text.vectors, np.asarray(text.labels, np.int64), n_classes)
+        directions = text.directions(n_classes)
         weights = self._prototypes(ready.support, directions, text.logit_scale)
         cosines = ready.queries @ normalise(weights, "class prototype").T
         return ready.outcome(softmax(text.logit_scale * cosines), {})

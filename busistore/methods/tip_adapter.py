@@ -8,10 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from busistore import prompts
-from busistore.methods.base import Inputs, Labelled, Outcome, TextPrompts, prepare, require, softmax
+from busistore.methods.base import Inputs, Labelled, Outcome, TextPrompts, macro_f1, prepare, require, softmax
 from busistore.methods.descent import AdamW, batches, chosen_epoch, cosine, in_order, residuals
-from busistore.metrics import CONFUSION_METRICS, confusion
 
 _GRID_START = 0.1
 
@@ -73,8 +71,7 @@ class TipAdapter:
 
     def _cache(self, ready: Inputs, text: TextPrompts, n_classes: int) -> tuple[_Cache, dict[str, Any]]:
         """The cache, and what was chosen in making it."""
-        labels = np.asarray(text.labels, np.int64)
-        prototypes = text.logit_scale * prompts.ensemble(text.vectors, labels, n_classes)
+        prototypes = text.logit_scale * text.directions(n_classes)
         return _Cache(ready.support.features, np.eye(n_classes)[ready.support.labels], prototypes), {}
 
     def _search(self, cache: _Cache, val: Labelled) -> dict[str, float]:
@@ -86,7 +83,7 @@ class TipAdapter:
         for row, beta in zip(scores, grid):
             votes = (np.exp(beta * affinity) @ cache.members).T[:, None]
             called = _largest(base + grid[:, None] * votes)
-            row[:] = CONFUSION_METRICS["macro_f1"](confusion(val.labels, called, len(base)))
+            row[:] = macro_f1(val.labels, called, len(base))
         b, a = np.unravel_index(scores.argmax(), scores.shape)
         return {"alpha": float(grid[a]), "beta": float(grid[b]), "val_macro_f1": float(scores[b, a])}
 

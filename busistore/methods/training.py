@@ -110,7 +110,7 @@ def _validate(learner: Learner, val: Labelled, n_classes: int, epoch: int) -> di
     odds = logits - logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(odds).sum(axis=1)) - odds[np.arange(len(odds)), val.labels]
     loss = _finite(float(losses.mean()), learner.tuning, epoch)
-    return {"val_loss": loss, "val_macro_f1": macro_f1(val.labels, logits.argmax(axis=1), n_classes)}
+    return {"val_loss": loss, "val_macro_f1": float(macro_f1(val.labels, logits.argmax(axis=1), n_classes))}
 
 
 def scores(learner: Learner, features: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from busistore import prompts
 from busistore.methods import base
 from busistore.methods.base import Inputs, Labelled, Outcome, TextPrompts, normalise, require, softmax
 
@@ -61,7 +60,7 @@ class TransClip:
     ) -> Outcome:  # fmt: skip
         """See base.Method; test images are read together, and `chosen` holds "transductive": true besides gamma."""
         ready = base.prepare(self, support, val, queries, n_classes, protocol)
-        directions = prompts.ensemble(text.vectors, np.asarray(text.labels, np.int64), n_classes)
+        directions = text.directions(n_classes)
         scores = text.logit_scale * ready.queries @ directions.T
         graph = _graph(ready, self.n_neighbours)
         if ready.val:
@@ -77,7 +76,7 @@ class TransClip:
         nearest = (val.features @ ready.queries.T).argmax(axis=1)
         fits = {gamma: self._fit(ready, scores, graph, gamma) for gamma in self.gamma_grid}
         worth = {
-            gamma: base.macro_f1(val.labels, shares[nearest].argmax(axis=1), scores.shape[1])
+            gamma: float(base.macro_f1(val.labels, shares[nearest].argmax(axis=1), scores.shape[1]))
             for gamma, shares in fits.items()
         }
         gamma = max(worth, key=worth.__getitem__)
