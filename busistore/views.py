@@ -72,12 +72,23 @@ LEFT JOIN current_groups g ON g.image_id = i.image_id AND g.dataset IS NOT DISTI
 }
 
 
+# The 0.975 quantile of Student's t: 1 to 30 degrees of freedom, and Cornish and Fisher's series beyond.
+STUDENT_975 = """
+CREATE MACRO student_975(df) AS coalesce(([
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+    2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
+    2.0452, 2.0423
+])[df], 1.95996 + 2.3722 / df + 2.8225 / df ** 2)
+"""
+
+
 def create_views(con, store: Store) -> None:
     """Make every view of the store in a DuckDB connection.
 
     Raises:
         StoreError: a table cannot be read.
     """
+    con.execute(STUDENT_975)
     names = store.names()
     stored = [n for n in names if not n.startswith(TOKENS)]
     for name in [*TABLES, *(n for n in stored if n not in TABLES)]:

@@ -15,14 +15,9 @@ WITH curve AS (
         AND ($dataset IS NULL OR dataset = $dataset) AND ($model IS NULL OR model = $model)
         AND ($method IS NULL OR method = $method) AND ($protocol IS NULL OR protocol = $protocol)
     GROUP BY ALL
-), quantile AS (
-    -- 0.975 quantiles of Student's t for 1 to 30 degrees of freedom; Cornish and Fisher's series beyond.
-    SELECT [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
-            2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
-            2.0518, 2.0484, 2.0452, 2.0423]::DOUBLE[] AS t
 ), halved AS (
-    SELECT *, n_seeds - 1 AS df, se * coalesce(t[df], 1.95996 + 2.3722 / df + 2.8225 / df ** 2) AS half_width
-    FROM curve, quantile
+    SELECT *, n_seeds - 1 AS df, se * student_975(df) AS half_width
+    FROM curve
 )
 SELECT
     dataset, method, model, recipe, protocol, shots, ratio, metric, n_seeds, mean, mean - half_width AS low,

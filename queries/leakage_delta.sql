@@ -73,15 +73,10 @@ WITH cut AS (
         string_agg(naive, ', ' ORDER BY naive) AS naive, string_agg(grouped, ', ' ORDER BY naive) AS grouped,
         text_id, model_id, recipe_id, parameters
     FROM by_pair_of_splits GROUP BY ALL
-), quantile AS (
-    -- 0.975 quantiles of Student's t for 1 to 30 degrees of freedom; Cornish and Fisher's series beyond.
-    SELECT [12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604,
-            2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555,
-            2.0518, 2.0484, 2.0452, 2.0423]::DOUBLE[] AS t
 ), halved AS (
     SELECT *, n - 1 AS df, CASE WHEN n_split_pairs > 1 THEN test_to_train ELSE 0 END AS shared,
-        sd_of * sqrt(1 / n + shared) * coalesce(t[df], 1.95996 + 2.3722 / df + 2.8225 / df ** 2) AS half_width
-    FROM summed, quantile
+        sd_of * sqrt(1 / n + shared) * student_975(df) AS half_width
+    FROM summed
 )
 SELECT
     dataset, shots, ratio, method, model, mean_difference AS difference, mean_difference - half_width AS low,
