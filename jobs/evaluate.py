@@ -9,18 +9,19 @@ cannot be finished is a failure of that run alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from busistore import models
 from busistore.errors import BusistoreError, RunFailed, lookup
-from busistore.jobs import SHARD_ROWS, Report, Shards, Track, reading, silent
+from busistore.jobs import SHARD_ROWS, Report, Shards, Track, reading, silent, workers
 from busistore.jobs.episodes import Episode, Split, draw_episodes, episode_table, load_split
 from busistore.jobs.models import find
 from busistore.jobs.run_rows import rows
 from busistore.jobs.runs import Cell, Read, load_pictures, load_vectors, no_images, run_many, whole_training_part
-from busistore.jobs.towers import Towers, finished
+from busistore.jobs.towers import Grid, Towers, finished
 from busistore.methods import (
     METHODS,
     Outcome,
@@ -59,6 +60,8 @@ def evaluate(
     precision: str = "auto",
     layer: str = "pooled",
     only: Collection[str] | None = None,
+    executor: str = "serial",
+    n_workers: int | None = None,
     dry_run: bool = False,
     track: Track = silent,
 ) -> Report:
@@ -73,8 +76,11 @@ def evaluate(
         parameters: fields of the methods to override, as text.
         weights, precision, layer: as given to `encode`, since they are part of which vectors are meant.
         only: ids of the support sets to stay within, all of which must be among those drawn; all by default.
+        executor, n_workers: where runs that train a tower are computed, and how many at once; as many as there are
+            cores by default. Other runs are made many at once here.
     """
     started = time.monotonic()
+    workers.check(executor)
     _refuse_empty(methods=methods, models=model_names)
     fitted = [_method(name, parameters or {}, rank, protocol) for name in dict.fromkeys(methods)]
     _refuse_misfits(fitted, rank, layer, ratios)
@@ -91,8 +97,11 @@ def evaluate(
     report = Report("evaluate", len(grid), len(grid) - len(missing), notes=reading.notes(fitted, fits))
     if not dry_run and missing:
         read = reading.read(store, missing.values(), located, sets, recipe, chosen, track)
-        towers = Towers(store, located, chosen, [c for c in grid.values() if needs_tower(c.method)], report.notes)
-        _run_all(store, report, missing, chosen, read, towers, track)
+        common = Grid.of(located, chosen, [c for c in grid.values() if needs_tower(c.method)])
+        towers = Towers(store, common, report.notes)
+        towers.check(cell for cell in missing.values() if needs_tower(cell.method))
+        train = partial(workers.trained, towers, common, executor=executor, n_workers=n_workers)
+        _run_all(store, report, missing, chosen, read, train, track)
     report.seconds = time.monotonic() - started
     return report
 
@@ -204,20 +213,23 @@ class _Runs(Shards):
 
 
 def _run_all(
-    store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads, towers: Towers,
-    track: Track,
+    store: Store, report: Report, missing: dict[str, Cell], split: Split, read: reading.Reads,
+    train: Callable[..., Iterator[tuple[Cell, Outcome | RunFailed]]], track: Track,
 ) -> None:  # fmt: skip
-    towers.check(cell for cell in missing.values() if needs_tower(cell.method))
     drawn = {cell.episode.episode_id: cell.episode for cell in missing.values() if needs_support(cell.method)}
     # the ledger comes first: a run never names a drawn support set that is not there
     store.put(EPISODES, episode_table(split, drawn.values()))
     with _Runs(store, report, split) as shards, track("evaluate", len(missing)) as advance:
         for cells in _alike(missing.values()):
             texts = read.get((cells[0].vectors.model_id, cells[0].texts))
-            trains = needs_tower(cells[0].method)
-            for cell, outcome in towers.run(cells) if trains else run_many(cells, split, texts):
+            if needs_tower(cells[0].method):
+                for cell, outcome in train(cells, advance=advance):
+                    shards.take(cell, outcome, texts)
+                    shards.flush()  # what took minutes is not left to a later fault
+                continue
+            for cell, outcome in run_many(cells, split, texts):
                 shards.take(cell, outcome, texts)
-                shards.flush() if trains else shards.checkpoint()  # what took minutes is not left to a later fault
+                shards.checkpoint()
                 advance(1)
             shards.flush()
 

@@ -8,7 +8,8 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from busistore.errors import BusistoreError, lookup
@@ -38,9 +39,25 @@ def threads(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]
 
 
 def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keyed]:
-    """In fresh processes (spawned: Lance handles do not survive a fork)."""
+    """In fresh processes (spawned: Lance handles do not survive a fork).
+
+    They end with this generator, whatever they are at: the driver alone writes to the store.
+
+    Raises:
+        BusistoreError: the system killed one.
+    """
+    others = {child.pid for child in active_children()}
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_the_driver) as pool:
-        yield from _in_pool(pool, work, items, workers)
+        try:
+            yield from _in_pool(pool, work, items, workers)
+        except BrokenProcessPool:
+            told = f"one of {workers} worker processes was killed, most likely since memory ended"
+            raise BusistoreError(f"{told}; take fewer, or --executor serial") from None
+        except BaseException:
+            for child in active_children():
+                if child.pid not in others:
+                    child.terminate()
+            raise
 
 
 def _leave_interrupts_to_the_driver() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,19 +88,34 @@ class States:
         return self._make(self._rows).astype(dtype or self.dtype, copy=False)
 
 
-class Towers:
-    """The towers that a grid trains and what enters them; the last one that was used stays in memory.
+@dataclass(frozen=True)
+class Grid:
+    """What the runs of a grid that train a tower have in common: small, so that a worker process is told it.
 
-    cells: all runs of the grid that train a tower, those that are stored too: with the same grid the same pictures
-    are computed together, so that a grid that was stopped goes on with the same states to the last bit.
+    `ids` are the pictures that any of its runs sees, those of runs that are stored too: with the same grid the same
+    pictures are computed together, so that a grid that was stopped goes on with the same states to the last bit.
     """
 
-    def __init__(self, store: Store, located: Iterable[Located], split: Split, cells: Sequence[Cell], notes: list[str]):
-        self.store, self.split, self.notes = store, split, notes
-        self.located = {one.model_id: one for one in located}
-        self.parts = ["test"] if all(cell.protocol == "strict" for cell in cells) else ["test", "val"]
+    located: tuple[Located, ...]
+    split: Split
+    parts: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, located: Iterable[Located], split: Split, cells: Sequence[Cell]) -> Grid:
+        """That of all runs that train a tower."""
+        parts = ("test",) if all(cell.protocol == "strict" for cell in cells) else ("test", "val")
         seen = {i for cell in cells for i in cell.episode.ids}
-        self.ids = sorted(seen.union(*(split.parts.get(part, []) for part in self.parts)))
+        return cls(tuple(located), split, parts, tuple(sorted(seen.union(*(split.parts.get(p, []) for p in parts)))))
+
+
+class Towers:
+    """The towers that a grid trains and what enters them; the last one that was used stays in memory."""
+
+    def __init__(self, store: Store, grid: Grid, notes: list[str]):
+        self.store, self.split, self.ids, self.notes = store, grid.split, grid.ids, notes
+        self.located = {one.model_id: one for one in grid.located}
+        self.parts = grid.parts
         self._network: tuple[Any, TrainableViT] | None = None
         self._states: tuple[Any, Vectors] | None = None
 
@@ -109,27 +124,19 @@ class Towers:
         for model_id, settings in reversed(dict.fromkeys(map(_what, cells))):  # the first one stays in memory
             self.network(model_id, settings)
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome | RunFailed]]:
-        """Each cell with its predictions of the test part, or why there are none.
-
-        The cells differ in their episodes alone.
-        """
-        (model_id, settings), n_classes = _what(cells[0]), len(self.split.classes)
-        cached = self.states(cells[0].vectors, settings)
-        network = self.network(model_id, settings)
+    def run(self, cell: Cell, on_epoch: Callable[[], None] | None = None) -> Outcome | RunFailed:
+        """Its predictions of the test part, or why there are none; `on_epoch` is called after each epoch."""
+        model_id, settings = _what(cell)
+        cached, network = self.states(cell.vectors, settings), self.network(model_id, settings)
         val = labelled(cached, self.split, self.split.parts.get("val", [])) if "val" in self.parts else None
-        queries = cached.of(self.split.parts["test"])
-        for cell in cells:
-            folder = folder_of(self.store, cell.run_id)
-            support = labelled(cached, self.split, cell.episode.ids)
-            try:
-                outcome = timed(
-                    cell.method.fit_predict, support, val, queries, n_classes, cell.protocol,
-                    tower=lambda: copy.deepcopy(network), folder=folder,
-                )  # fmt: skip
-            except RunFailed as error:
-                outcome = RunFailed(f"{_told(cell)}: {error}")
-            yield cell, outcome
+        try:
+            return timed(
+                cell.method.fit_predict, labelled(cached, self.split, cell.episode.ids), val,
+                cached.of(self.split.parts["test"]), len(self.split.classes), cell.protocol,
+                tower=lambda: copy.deepcopy(network), folder=folder_of(self.store, cell.run_id), on_epoch=on_epoch,
+            )  # fmt: skip
+        except RunFailed as error:
+            return RunFailed(f"{_told(cell)}: {error}")
 
     def network(self, model_id: str, settings: Settings) -> TrainableViT:
         """The frozen network itself; a method is given copies."""

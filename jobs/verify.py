@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from busistore.errors import StoreError
+from busistore.ids import sha256
 from busistore.jobs import Track, columns, silent
 from busistore.jobs.ingest import TRUTH
 from busistore.jobs.prompts import checksum
-from busistore.schema import IMAGES, MASKS, PREPROCESSED, TEXT_EMBEDDINGS, TOKENS, Table
+from busistore.jobs.towers import folder_of
+from busistore.schema import IMAGES, MASKS, PREPROCESSED, RUNS, TEXT_EMBEDDINGS, TOKENS, Table
 from busistore.store import Store, quote
 
 
@@ -44,7 +47,8 @@ def verify(store: Store, *, repair: bool = False, track: Track = silent) -> Verd
     """Read everything that is stored and compare it with its checksum.
 
     With `repair`, rows that can be made again are taken out: pictures and vectors by `encode`, images and masks by
-    `ingest` from the original folder. A table that cannot be read at all is only named.
+    `ingest` from the original folder, runs with altered adapters by `evaluate`. A table that cannot be read at all is
+    only named, and so are adapters that are gone.
     """
     verdict, checks = Verdict(), list(_checks(store))
     with track("verify", len(checks)) as advance:
@@ -72,6 +76,8 @@ def _checks(store: Store) -> Iterator[tuple[str, Check]]:
     for name in names:
         if name.startswith(OF_VECTORS):
             yield name, lambda n=name: _vectors(store, n)
+    if RUNS.name in names:
+        yield RUNS.name, lambda: _adapters(store)
     if TEXT_EMBEDDINGS.name in names:
         yield TEXT_EMBEDDINGS.name, lambda: _text_vectors(store)
 
@@ -121,6 +127,19 @@ def _vectors_of(name: str, rows: pa.RecordBatch) -> Iterator[Damage | None]:
         sound = zlib.crc32(np.ascontiguousarray(vector).tobytes()) == crc and np.isfinite(vector).all()
         reason = "the vector is not what was written; --repair takes it out"
         yield None if sound else Damage(name, image_id, reason, f"image_id = {quote(image_id)}")
+
+
+def _adapters(store: Store) -> Iterator[Damage | None]:
+    """The weights that runs kept."""
+    for run_id, details in columns(store.read(RUNS.name, ["run_id", "details"])):
+        for name, kept in json.loads(details).get("kept", {}).items():
+            file = folder_of(store, run_id) / name
+            if not file.is_file():
+                yield Damage(RUNS.name, run_id, f"'{file}' is gone; what the run predicted stands", None)
+            else:
+                reason = f"'{file}' is not what was written; --repair takes the run out"
+                sound = sha256(file.read_bytes()) == kept
+                yield None if sound else Damage(RUNS.name, run_id, reason, f"run_id = {quote(run_id)}")
 
 
 def _text_vectors(store: Store) -> Iterator[Damage | None]:

@@ -29,6 +29,7 @@ from busistore.jobs.pictures import batches
 from busistore.jobs.preprocess import preprocess
 from busistore.jobs.split import split
 from busistore.jobs.towers import PARTIAL, States, folder_of, sweep
+from busistore.jobs.verify import verify
 from busistore.methods import METHODS, Outcome
 from busistore.models import states as computing
 from busistore.preprocess import recipes
@@ -62,7 +63,7 @@ class Nearest:
     tokens: str = "float32"
     sharpness: float = 5.0
 
-    def fit_predict(self, support, val, queries, n_classes, protocol, *, tower, folder=None):
+    def fit_predict(self, support, val, queries, n_classes, protocol, *, tower, folder=None, on_epoch=None):
         network = tower()
         self.calls.append({"support": support, "val": val, "queries": queries, "network": network})
         (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
@@ -709,6 +710,24 @@ def test_lora_stopped_at_an_epoch_goes_on_to_the_same_numbers(world, grid, lora,
     assert names == {"adapter_model.safetensors", "adapter_config.json", "head.safetensors", "curves.json"}
     curves = {r["metric"] for r in rows(world, "metrics") if r["subject"].startswith("epoch:")}
     assert curves == {"train_loss", "val_loss", "val_macro_f1", "learning_rate"}
+
+
+def test_kept_adapters_are_verified(world, grid, lora):
+    grid(methods=["lora"], shots=[1], seeds=[0, 1], **lora)
+    first, second = rows(world, "runs")
+    assert set(json.loads(first["details"])["kept"]) == {"adapter_model.safetensors", "head.safetensors"}
+    assert verify(world).damaged == []
+    head = folder_of(world, first["run_id"]) / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:-1] + b"x")
+    (folder_of(world, second["run_id"]) / "adapter_model.safetensors").unlink()
+    found = verify(world, repair=True)
+    assert {(d.image_id, d.reason.split("' ")[1]) for d in found.damaged} == {
+        (first["run_id"], "is not what was written; --repair takes the run out"),
+        (second["run_id"], "is gone; what the run predicted stands"),
+    }
+    assert [r["run_id"] for r in rows(world, "runs")] == [second["run_id"]]
+    assert grid(methods=["lora"], shots=[1], seeds=[0, 1], **lora).written == 1
+    assert len(verify(world).damaged) == 1
 
 
 def test_lora_from_stored_states_is_lora_from_pictures(world, weights, grid, lora, monkeypatch):

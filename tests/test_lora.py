@@ -82,7 +82,7 @@ def answer(method, support=SUPPORT, val=None, queries=TEST.features, n_classes=3
 
 
 def told(outcome):
-    return {name: value for name, value in outcome.chosen.items() if name != "cpu_seconds"}
+    return {name: value for name, value in outcome.chosen.items() if name not in ("cpu_seconds", "kept")}
 
 
 def same(one, other):

@@ -37,6 +37,9 @@ SHOTS = "1,2,4,8,16,32"
 @click.option("--rank", metavar="none|val", help="Choose a zero-shot ensemble of prompts on validation images.")
 @click.option("--layer", default="pooled", show_default=True, metavar="pooled|unprojected", help="Which vectors.")
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter of the method.")
+@click.option("--executor", default="serial", show_default=True, metavar="serial|processes|ray",
+              help="Where runs that train a tower are computed.")
+@click.option("--workers", type=click.IntRange(1), help="How many of those at once; one for each core by default.")
 @recipe_option
 @weights_option
 @precision_option
@@ -45,8 +48,8 @@ SHOTS = "1,2,4,8,16,32"
 @store_option
 @quiet_option
 def evaluate(
-    methods, models, shots, seeds, like, split, dataset, protocol, prompts, rank, layer, parameters, recipe, weights,
-    precision, dry_run, skip_errors, path, quiet,
+    methods, models, shots, seeds, like, split, dataset, protocol, prompts, rank, layer, parameters, executor, workers,
+    recipe, weights, precision, dry_run, skip_errors, path, quiet,
 ) -> None:  # fmt: skip
     """Run a grid of shots, seeds, methods and models on stored vectors; all on the same support sets.
 
@@ -70,7 +73,7 @@ def evaluate(
         grid |= repeated(store, like, weights, **{name: value for name, value in grid.items() if _is_asked(name)})
     report = jobs.evaluate(
         store, names(methods), prompts=names(prompts), rank=rank, parameters=pairs(parameters), weights=weights,
-        dry_run=dry_run, track=tracker(quiet), **grid,
+        executor=executor, n_workers=workers, dry_run=dry_run, track=tracker(quiet), **grid,
     )  # fmt: skip
     finish(report, quiet, skip_errors)
 

@@ -42,12 +42,12 @@ Run = tuple[np.ndarray, Progress, dict[str, Any]]
 
 def run(
     tuning: TowerTuning, support: Labelled, val: Labelled | None, queries: np.ndarray, n_classes: int,
-    tower: Callable[[], TrainableViT], folder: Path | None,
+    tower: Callable[[], TrainableViT], folder: Path | None, on_epoch: Callable[[], None],
 ) -> Run:  # fmt: skip
     """Train, keep what `tuning` keeps, and predict: see TowerTuning.fit_predict.
 
     Returns:
-        (M, C) float64 logits of the queries, how training went, and {"n_trainable", "n_head", "cpu_seconds"}.
+        (M, C) float64 logits of the queries, how training went, and {"n_trainable", "n_head", "cpu_seconds", "kept"}.
     """
     clock, noise = _Clock(), Noise()
     with _memory_told(tuning):
@@ -56,22 +56,24 @@ def run(
         learner = Learner(Classifier(network, dim, n_classes, tuning.init_seed), tuning)
         support = in_order(support)
         file = _File(learner, support, val, queries, folder)
-        _fit(learner, noise, support, val, n_classes, file, clock)
+        _fit(learner, noise, support, val, n_classes, file, clock, on_epoch)
         learner.take_best()
         logits = scores(learner, queries)
     _finite(float(logits.sum()), tuning, learner.progress.epoch)
-    if folder is not None:
-        _keep(learner, Path(folder))
+    kept = {} if folder is None else _keep(learner, Path(folder))
     n_head = sum(p.numel() for p in learner.model.head.parameters())
     n_all = sum(p.numel() for p in learner.trained.values())
     clock.lap(learner.progress)
     spent = round(learner.progress.cpu_seconds, 3)
-    return logits, learner.progress, {"n_trainable": n_all - n_head, "n_head": n_head, "cpu_seconds": spent}
+    return logits, learner.progress, {
+        "n_trainable": n_all - n_head, "n_head": n_head, "cpu_seconds": spent, "kept": kept
+    }  # fmt: skip
 
 
 def _fit(
-    learner: Learner, noise: Noise, support: Labelled, val: Labelled | None, n_classes: int, file: _File, clock: _Clock
-) -> None:
+    learner: Learner, noise: Noise, support: Labelled, val: Labelled | None, n_classes: int, file: _File, clock: _Clock,
+    on_epoch: Callable[[], None],
+) -> None:  # fmt: skip
     """Train until it is over, from the checkpoint where there is one."""
     tuning = learner.tuning
     if found := file.read():
@@ -87,6 +89,7 @@ def _fit(
         clock.lap(learner.progress)
         if epoch % tuning.checkpoint_every == 0:
             file.write(learner.state())
+        on_epoch()
 
 
 def _train(learner: Learner, support: Labelled, rng: np.random.Generator, epoch: int) -> float:
@@ -234,19 +237,24 @@ class _Clock:
         progress.seconds += self._last[1] - last[1]
 
 
-def _keep(learner: Learner, folder: Path) -> None:
-    """Write all files aside and then move them into place, the head last: a folder with a head is whole."""
+def _keep(learner: Learner, folder: Path) -> dict[str, str]:
+    """Write all files aside and then move them into place, the head last: a folder with a head is whole.
+
+    Returns the SHA-256 of each file of weights, by its name.
+    """
     aside, head = folder / ".partial" / f"kept.{os.getpid()}", folder / HEAD
     with checkpoint.written("nothing that was trained", folder):
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             _write(learner, aside)
+            kept = {file.name: sha256(file.read_bytes()) for file in sorted(aside.glob("*.safetensors"))}
             head.unlink(missing_ok=True)  # of a run before, to which the other files will not belong
             for file in sorted(aside.iterdir(), key=lambda f: (f.name == HEAD, f.name)):
                 os.replace(file, folder / file.name)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+    return kept
 
 
 def _write(learner: Learner, folder: Path) -> None:

@@ -88,7 +88,7 @@ class TowerTuning(ABC):
 
     def fit_predict(
         self, support: Labelled, val: Labelled | None, queries: np.ndarray, n_classes: int, protocol: str, *,
-        tower: Callable[[], TrainableViT], folder: Path | None = None,
+        tower: Callable[[], TrainableViT], folder: Path | None = None, on_epoch: Callable[[], None] | None = None,
     ) -> Outcome:  # fmt: skip
         """Train on the support set and give the class probabilities of the M queries.
 
@@ -99,10 +99,12 @@ class TowerTuning(ABC):
             tower: a fresh frozen network; it is not called under wrong inputs.
             folder: where an unfinished run has its checkpoint (`.partial/`), and a finished one its weights
                 (`head.safetensors`, and those of the method) and `curves.json`. Without it nothing is kept.
+            on_epoch: called after each epoch that is run now, not for those of a checkpoint.
 
         Returns:
             `chosen` holds the epoch that counts and its score where epochs were compared, how many epochs were run,
-            the trained numbers of the tower and of the head, and the process' CPU-seconds over all attempts;
+            the trained numbers of the tower and of the head, the process' CPU-seconds over all attempts, and the
+            SHA-256 of the weights that were kept;
             `seconds` are over all attempts too.
 
         Raises:
@@ -118,7 +120,9 @@ class TowerTuning(ABC):
 
         seen = None if checked.val is None else Labelled(val.features, checked.val.labels)
         images = Labelled(support.features, checked.support.labels)
-        logits, progress, told = training.run(self, images, seen, queries, n_classes, tower, folder)
+        logits, progress, told = training.run(
+            self, images, seen, queries, n_classes, tower, folder, on_epoch or (lambda: None)
+        )
         chosen = {"epoch": progress.best_epoch, "n_epochs": progress.epoch, **told}
         if seen is not None:
             chosen["val_macro_f1"] = progress.best_score

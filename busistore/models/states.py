@@ -16,9 +16,10 @@ def states(network: TrainableViT, squares: np.ndarray) -> np.ndarray:
     """(N, S, S) uint8 grey pictures to (N, T, W) float32: what enters block `network.first`."""
     import torch
 
-    made = np.empty((len(squares), *shape(network)), np.float32)
+    made, device = np.empty((len(squares), *shape(network)), np.float32), next(network.parameters()).device
     for k in range(0, len(squares), BATCH):
-        made[k : k + BATCH] = network.states(torch.from_numpy(np.ascontiguousarray(squares[k : k + BATCH]))).numpy()
+        batch = torch.from_numpy(np.ascontiguousarray(squares[k : k + BATCH])).to(device)
+        made[k : k + BATCH] = network.states(batch).cpu().numpy()
     return made
 
 
