@@ -72,11 +72,11 @@ _ours: tuple[str, Towers] | None = None  # of this worker: the grid that it is a
 
 def _train(path: Path, grid: Grid, n_threads: int, cell: Cell) -> tuple[Outcome | RunFailed, list[str]]:
     """What a worker does: one run; its towers and states stay for the next."""
-    import torch
+    from busistore.models.states import use_threads
 
     global _ours
     key = sha256(repr((path, grid.located, grid.split.split_id, grid.ids)).encode())
     if _ours is None or _ours[0] != key:
-        torch.set_num_threads(n_threads)
+        use_threads(n_threads)
         _ours = key, Towers(Store.open(path), grid, [])
     return _ours[1].run(cell), _ours[1].notes

@@ -26,3 +26,10 @@ def states(network: TrainableViT, squares: np.ndarray) -> np.ndarray:
 def shape(network: TrainableViT) -> tuple[int, int]:
     """(T, W): tokens of one picture and their width."""
     return network.n_tokens, network.width
+
+
+def use_threads(n: int) -> None:
+    """Compute in no more than `n` threads from now on: this process shares the cores with others."""
+    import torch
+
+    torch.set_num_threads(n)
