@@ -13,8 +13,9 @@ gradients must agree.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -107,13 +108,42 @@ def validated(network: nn.Module, head: nn.Linear, x: torch.Tensor, size: int) -
     return torch.cat([head(F.normalize(network(part))) for part in x.split(size)]).numpy()
 
 
+def peak(name: str, paths: list[Path]) -> None:
+    """Print the peak memory, GiB, of a process in which that side alone trains on a batch and validates."""
+    torch.manual_seed(0)
+    visual = open_clip.create_model("ViT-B-16-quickgelu").visual.eval()
+    readout, labels = nn.Linear(512, CLASSES), torch.arange(BATCH) % CLASSES
+    if name == "usual":
+        network, train, val, size = usual(visual), decoded(paths[:BATCH]), decoded(paths[BATCH:][:8]), 8
+    else:
+        blocks, precision = OURS[name]
+        network = of_tower(visual, GIVEN, blocks, "split", precision)
+        del visual
+        states = torch.cat([network.states(part) for part in torch.from_numpy(squared(paths)).split(8)])
+        network = Lora(blocks=blocks, dropout=0, precision=precision).open(network, Noise())
+        train, val, size = states[:BATCH], states[BATCH:], 32
+    step(network, readout, train, labels)
+    validated(network, readout, val, size)
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would tell the greatest of the parent too
+    print(f"{int(next(line for line in lines if line.startswith('VmHWM')).split()[1]) / 2**20:.2f}")
+
+
+def peak_apart(name: str, given: argparse.Namespace) -> str:
+    """`peak` in a process of its own."""
+    command = [sys.executable, __file__, str(given.folder), "--val", str(given.val), "--peak", name]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a BUSI folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--val", type=int, default=24, help="validation images timed; an epoch has 93")
+    parser.add_argument("--peak", metavar="SIDE", help="only print the peak memory of one side, GiB")
     given = parser.parse_args()
     paths = sorted(p for p in given.folder.rglob("*.png") if "_mask" not in p.name)[: BATCH + given.val]
+    if given.peak:
+        return peak(given.peak, paths)
     torch.manual_seed(0)
     visual = open_clip.create_model("ViT-B-16-quickgelu").visual.eval()
     readout, labels = nn.Linear(512, CLASSES), torch.arange(BATCH) % CLASSES
@@ -149,7 +179,7 @@ def main() -> None:
             spent[name].append((train, val))
             told[name] = gradient, logits
     head = ("side", "train batch, s", "one validation image, ms", "epoch at 8 shots, s", "times", "epoch at 32, s",
-            "times", "largest gap of logits", "gradient, cosine")  # fmt: skip
+            "times", "largest gap of logits", "gradient, cosine", "peak memory, GiB")  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     usual_epochs = [[n * t + N_VAL * v for t, v in spent["usual"][1:]] for n in (3, 12)]
     for name, timed in spent.items():
@@ -159,9 +189,9 @@ def main() -> None:
         a, b = told["usual"][0], told[name][0]
         cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) if len(a) == len(b) else float("nan")
         train, val = (statistics.median(x[k] for x in timed[1:]) for k in (0, 1))
-        print(f"| {name} | {train:.2f} | {1e3 * val:.0f} | {statistics.median(epochs[0]):.1f} | {ratios[0]:.1f} | "
-              f"{statistics.median(epochs[1]):.1f} | {ratios[1]:.1f} | {gap:.1e} | {cosine:.6f} |")
-    print(f"peak memory of all sides together: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+        few, many = (statistics.median(e) for e in epochs)
+        print(f"| {name} | {train:.2f} | {1e3 * val:.0f} | {few:.1f} | {ratios[0]:.1f} | {many:.1f} | "
+              f"{ratios[1]:.1f} | {gap:.1e} | {cosine:.6f} | {peak_apart(name, given)} |")
 
 
 if __name__ == "__main__":
