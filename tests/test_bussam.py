@@ -227,7 +227,7 @@ def gradients(model, images):
 @pytest.mark.parametrize(
     ("wiring", "train", "n_idle"),
     [("released", "published", 13), ("paper", "published", 0), ("released", "cnn+decoder", 0)],
-)  # fmt: skip
+)
 def test_who_gets_a_gradient(images, wiring, train, n_idle):
     model = trainable(ruled(wiring), train)
     moved, idle = gradients(model, images)

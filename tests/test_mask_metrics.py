@@ -62,6 +62,7 @@ def monai():
     return pytest.importorskip("monai.metrics")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of MONAI, about itself
 @pytest.mark.parametrize("seed", range(8))
 def test_metrics_of_masks_with_lesions_equal_monai(monai, seed):
     import torch
@@ -169,9 +170,16 @@ def test_a_missed_lesion_is_as_bad_as_can_be():
     assert [got[name] for name in DISTANCES] == [50] * 3
     assert (got["missed"], got["specificity"], got["n_lesions"], got["n_lesions_found"]) == (1, 1, 1, 0)
     assert math.isnan(got["false_positive"])
+
+
+def test_a_pixel_in_the_wrong_place_is_no_miss_and_on_a_normal_image_a_false_positive():
     corner = np.zeros_like(EMPTY)
     corner[0, 0] = True
-    assert mask_metrics(corner, SOME)["hausdorff"] < 50
+    got = mask_metrics(corner, SOME)
+    assert (got["dice"], got["missed"], got["n_false_lesions"]) == (0, 0, 0)
+    assert 0 < got["hausdorff"] < 50
+    got = mask_metrics(corner, EMPTY)
+    assert (got["false_positive"], got["n_false_lesions"]) == (1, 0)
 
 
 def test_a_mask_on_a_normal_image_is_a_false_positive_without_distances():
@@ -292,9 +300,8 @@ def test_nearest_is_that_of_pillow(shape):
 def test_true_masks_against_themselves_score_what_was_published_as_a_result(busi_dir):
     """8.97 over all 647 lesion images of BUSI; a part of them comes near."""
     paths = sorted(p for p in busi_dir.rglob("*_mask.png") if "normal" not in p.name)[::4]
-    values = [
-        bussam_distance.hd_bussam_compat(m, m) for m in (np.asarray(Image.open(p).convert("L")) > 0 for p in paths)
-    ]
+    found = [np.asarray(Image.open(path).convert("L")) > 0 for path in paths]
+    values = [bussam_distance.hd_bussam_compat(mask, mask) for mask in found]
     assert np.mean(values) == pytest.approx(8.97, abs=0.5)
 
 
@@ -371,6 +378,12 @@ def test_means_come_with_what_they_leave_out():
     assert means["missed"] == (0.5, 2, 1, 1)
     assert means["false_positive"] == (0.5, 2, 1, 1)
     assert masks.detections(rows) == (2, 1, 1, 0.5, 0.25)
+
+
+def test_misses_and_false_positives_are_counted_apart():
+    rows = [mask_metrics(*pair) for pair in ((EMPTY, SOME), (EMPTY, SOME), (SOME, EMPTY), (EMPTY, EMPTY))]
+    assert masks.summary(rows)["dice"] == (0, 3, 2, 1)
+    assert masks.summary(rows)["specificity"][1:] == (4, 2, 1)
 
 
 def test_rows_without_the_undefined_numbers_give_the_same_means():

@@ -1,9 +1,11 @@
 """Every metric of one predicted mask against the true one, and their means over a set of images.
 
 Empty masks, one policy for all metrics:
-- both empty, a true negative: overlap, NSD and distances have no value (NaN), and means leave the image out;
+- both empty, a true negative: Dice, IoU, NSD and distances have no value (NaN), and their means leave the image out;
 - prediction without a lesion, a false positive: Dice, IoU and NSD are 0, distances have no value;
 - lesion without a prediction, a miss: Dice, IoU and NSD are 0, each distance is the diagonal of the image.
+Sensitivity and `hd_bussam_compat` have a value only where there is a lesion; specificity and pixel accuracy count the
+normal images too, a true negative as 1.
 So a mean says little without the three counts that `summary` gives beside it.
 """
 
@@ -31,7 +33,7 @@ MASK_METRICS: dict[str, tuple[str, bool | None]] = {
     "hd95": ("greater of the two directed 95th percentiles of border distances, px; diagonal for a miss", False),
     "assd": ("mean distance between the borders, both directions pooled, px; diagonal for a miss", False),
     **{f"nsd_{t}px": (f"share of both borders within {t} px of the other, 0 to 1", True) for t in TOLERANCES_PX},
-    "hd_bussam_compat": ("what BUSSAM's release calls HD, at 256 px: no distance, identical masks score 9", None),
+    "hd_bussam_compat": ("what BUSSAM's release calls HD, at 256 px: no distance, identical masks score about 9", None),
     "missed": ("1 where a lesion got an empty mask, else 0; no value without a lesion", False),
     "false_positive": ("1 where a normal image got any mask, else 0; no value with a lesion", False),
     "n_lesions": (f"lesions in the truth, of at least {MIN_LESION_PX} px", None),
@@ -39,7 +41,7 @@ MASK_METRICS: dict[str, tuple[str, bool | None]] = {
     "n_false_lesions": (f"predicted regions of at least {MIN_LESION_PX} px that meet no lesion so", False),
 }
 
-# upper bounds of a lesion's share of the image; near the thirds of BUSI's lesion images (.035 and .110), rounded
+# upper bounds of a lesion's share of the image; the thirds of 324 lesion images of BUSI (.035 and .110), rounded down
 STRATA = {"small": 0.03, "medium": 0.10, "large": math.inf}
 
 

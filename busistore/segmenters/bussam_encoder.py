@@ -152,28 +152,45 @@ class LeanBlock(Block):
         """
         attention, window = self.attn, self.window_size
         qkv = F.linear(x, attention.qkv.weight)
+        bias = attention.qkv.bias.to(qkv.dtype)
         if not window:
-            return attention.proj(_attention(attention, qkv + attention.qkv.bias))
+            return attention.proj(_attention(attention, qkv + bias))
         qkv, padded = window_partition(qkv, window)
-        made = _attention(attention, qkv + attention.qkv.bias)
+        made = _attention(attention, qkv + bias)
         return attention.proj(window_unpartition(made, window, padded, x.shape[1:3]))
 
 
 def _attention(attention: Attention, qkv: Tensor) -> Tensor:
-    """(N, S, S, 3 C) to (N, S, S, C), with decomposed relative positions.
-
-    A query's products with the positions of rows and of columns, set beside it, and a one where each key stands, set
-    beside the key, add in one product what SAM adds as a matrix over all pairs: so the fused kernel applies.
-    """
+    """(N, S, S, 3 C) to (N, S, S, C), with decomposed relative positions."""
     n, side, heads = qkv.shape[0], qkv.shape[1], attention.num_heads
     q, k, v = qkv.reshape(n, side * side, 3, heads, -1).permute(2, 0, 3, 1, 4)
     at = q.reshape(n, heads, side, side, -1)
     rows = torch.einsum("nahwc,hkc->nahwk", at, get_rel_pos(side, side, attention.rel_pos_h))
     columns = torch.einsum("nahwc,wkc->nahwk", at, get_rel_pos(side, side, attention.rel_pos_w))
-    q = torch.cat([q * attention.scale, rows.flatten(2, 3), columns.flatten(2, 3)], dim=-1)
-    k = torch.cat([k, _places(side, k).expand(n, heads, -1, -1)], dim=-1)
-    made = F.scaled_dot_product_attention(q, k, F.pad(v, (0, 2 * side)), scale=1.0)[..., : v.shape[-1]]
+    attend = _spelt_out if qkv.requires_grad and qkv.device.type == "cpu" else _fused
+    made = attend(q * attention.scale, k, v, rows, columns)
     return made.transpose(1, 2).reshape(n, side, side, -1)
+
+
+def _spelt_out(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attention as products and a softmax: on a processor, the backward pass of the fused kernel takes longer."""
+    n, heads, tokens = q.shape[:3]
+    side = rows.shape[-1]
+    near = (q @ k.transpose(-2, -1)).view(n, heads, side, side, side, side)
+    near = near + rows[..., None] + columns[..., None, :]
+    return near.view(n, heads, tokens, tokens).softmax(dim=-1).to(v.dtype) @ v
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same by the fused kernel, which never holds the matrix over all pairs of tokens.
+
+    What SAM adds to that matrix comes from one product: a query's products with the positions of rows and of columns
+    are set beside it, and ones where a key stands are set beside the key.
+    """
+    n, heads, side, width = *q.shape[:2], rows.shape[-1], v.shape[-1]
+    q = torch.cat([q, rows.flatten(2, 3), columns.flatten(2, 3)], dim=-1)
+    k = torch.cat([k, _places(side, k).expand(n, heads, -1, -1)], dim=-1)
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, 2 * side)), scale=1.0)[..., :width]
 
 
 def _places(side: int, like: Tensor) -> Tensor:
