@@ -107,12 +107,23 @@ METRICS = _table(
     "metrics", "run_id subject metric class",
     "run_id:str subject:str metric:str class:str value:f64 n_used:i32",
 )  # fmt: skip
+SEGMENTERS = _table(
+    "segmenters", "segmenter_id",
+    "segmenter_id:str segmenter:str parameters:str dataset:str split_id:str inputs_sha256:str n_train:i32 n_val:i32 "
+    "n_trained:i64 best_epoch:i32 n_epochs:i32 val_dice:f64 file_sha256:str versions:str commit:str device:str "
+    "seconds:f64 cpu_seconds:f64 finished_at:time",
+)  # fmt: skip
+SEGMENTATIONS = _table(
+    "segmentations", "source_id",
+    "source_id:str segmenter_id:str segmenter:str prompt:str dataset:str split_id:str part:str inputs_sha256:str "
+    "n_images:i32 n_missed:i32 n_false_positive:i32 versions:str commit:str device:str seconds:f64 finished_at:time",
+)  # fmt: skip
 FAILURES = _table("failures", "job key", "job:str key:str source:str reason:str failed_at:time")
 
 TABLES = {
     t.name: t
     for t in (IMAGES, MASKS, GROUPS, PAIRS, PREPROCESSED, MODELS, PROMPTS, TEXT_EMBEDDINGS, SPLITS, EPISODES, RUNS,
-              PREDICTIONS, METRICS, FAILURES)
+              PREDICTIONS, METRICS, SEGMENTERS, SEGMENTATIONS, FAILURES)
 }  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def _run_row(cell: Cell, split: Split, outcome: Outcome, test: list[str], expose
         "n_groups_support": len(support), "n_test": len(test),
         "inputs_sha256": cached.inputs_sha256, "exposure_support": splits.exposure(test, support),
         "exposure_val": exposed_to_val if outcome.saw_val else None,
-        "versions": _versions(), "commit": _commit(), "device": "cpu", "seconds": outcome.seconds, "status": "done",
+        "versions": _versions(), "commit": commit(), "device": "cpu", "seconds": outcome.seconds, "status": "done",
         "finished_at": datetime.now(UTC),
     }  # fmt: skip
 
@@ -127,7 +127,7 @@ def _versions() -> str:
 
 
 @cache
-def _commit() -> str:
+def commit() -> str:
     """The commit of a source checkout; '' for an installed package, whose version says as much."""
     folder = Path(__file__).resolve().parents[1]
     if not (folder / ".git").exists():

@@ -17,9 +17,9 @@ FOLDERS = {
 
 OWNERS = {
     "lancedb": {"store", "nearest", "lookup"}, "lance": {"store"}, "duckdb": {"sql"}, "click": {"cli"},
-    "open_clip": {"models"}, "timm": {"models"}, "torch": {"models", "methods"}, "sklearn": {"methods"},
-    "peft": {"methods"},
-    "transformers": {"models"}, "safetensors": {"models", "methods"}, "huggingface_hub": {"models"},
+    "open_clip": {"models"}, "timm": {"models"}, "torch": {"models", "methods", "segmenters", "checkpoint"},
+    "sklearn": {"methods"}, "peft": {"methods"}, "segment_anything": {"segmenters"}, "transformers": {"models"},
+    "safetensors": {"models", "methods", "segmenters", "checkpoint"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
     "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
     "urllib": {"chat"},  # of the standard library, and here because it reaches the network
@@ -29,7 +29,7 @@ FOUNDATION = {"schema", "ids", "errors"}
 COMPUTE = {
     "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "sampling", "models",
     "methods", "metrics", "stats", "prompts", "generation", "chat", "captions",
-    "alignment", "sheet",
+    "alignment", "sheet", "segmenters", "checkpoint", "lesion_shape",
 }  # fmt: skip
 MAY_IMPORT = {
     **dict.fromkeys(COMPUTE, COMPUTE | FOUNDATION),

@@ -746,5 +746,5 @@ def test_every_curve_of_the_real_method_is_a_metric():
     from busistore.metrics import METRICS
 
     assert {n for n, kind in METRICS.items() if kind.scope == "epoch"} == {
-        "train_loss", "val_loss", "val_macro_f1", "learning_rate",
+        "train_loss", "val_loss", "val_macro_f1", "learning_rate", "val_dice",  # the last is of segmenters
     }  # fmt: skip

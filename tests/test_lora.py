@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
+from busistore import checkpoint as checkpoint_module
 from busistore.errors import BusistoreError, RunFailed, StoreError, UnknownName
 from busistore.ids import canonical_json
 from busistore.jobs.towers import sweep
 from busistore.methods import Labelled, with_parameters
-from busistore.methods import checkpoint as checkpoint_module
 from busistore.methods import training as training_module
 from busistore.methods.base import macro_f1, needs_tower, softmax
 from busistore.methods.dropout import Dropout, Noise
@@ -604,7 +604,7 @@ def test_seconds_are_of_all_attempts(monkeypatch, tmp_path):
 
 def test_two_processes_may_write_the_same_checkpoint(tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path; from busistore.methods import checkpoint as c\n"
+        "import sys, torch; from pathlib import Path; from busistore import checkpoint as c\n"
         "for k in range(60): c.write(Path(sys.argv[1]), c.Checkpoint({'x': torch.full((999,), k)}, {'k': k}), 'key')"
     )
     path = tmp_path / "checkpoint.safetensors"

@@ -64,6 +64,20 @@ def _protocols() -> Listing:
     return ("name", "what it allows"), list(PROTOCOLS.items())
 
 
+def _segmenters() -> Listing:
+    from busistore.segmenters import SEGMENTERS
+
+    return ("name", "what it is", "prompt"), [
+        (s.name, s.summary, "click or box" if s.prompted else "none") for s in SEGMENTERS.values()
+    ]
+
+
+def _prompts() -> Listing:
+    from busistore.segmenters import PROTOCOLS
+
+    return ("name", "where a segmenter is told to look"), list(PROTOCOLS.items())
+
+
 def _executors() -> Listing:
     from busistore.jobs.executors import EXECUTORS
 
@@ -76,5 +90,6 @@ def _first_line(text: str | None) -> str:
 
 CATALOGUE: dict[str, Callable[[], Listing]] = {
     "models": _models, "methods": _methods, "datasets": _datasets, "recipes": _recipes, "metrics": _metrics,
-    "queries": _queries, "protocols": _protocols, "executors": _executors,
+    "queries": _queries, "protocols": _protocols, "segmenters": _segmenters, "prompts": _prompts,
+    "executors": _executors,
 }  # fmt: skip

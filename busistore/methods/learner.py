@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from busistore.methods.checkpoint import Checkpoint
+from busistore.checkpoint import Checkpoint
 from busistore.methods.dropout import generator
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from busistore import checkpoint
 from busistore.errors import BusistoreError, RunFailed
 from busistore.ids import canonical_json, sha256
-from busistore.methods import checkpoint
 from busistore.methods.base import Labelled, macro_f1
 from busistore.methods.descent import batches
 from busistore.methods.dropout import Noise

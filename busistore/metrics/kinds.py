@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from busistore.metrics.masks import MASK_METRICS
 from busistore.metrics.probability import N_BINS
 
 
@@ -19,7 +20,10 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricKind:
-    """What a metric is; `higher_is_better` is None for counts; `scope` is overall, class or both, prompt or epoch."""
+    """What a metric is; `higher_is_better` is None for counts.
+
+    `scope` is overall, class or both, prompt, epoch or mask.
+    """
 
     description: str
     higher_is_better: bool | None = True
@@ -48,8 +52,10 @@ METRICS = {
     "macro_f1_without": MetricKind("macro-F1 of all prompts of the set but this one", scope="prompt"),
     "auroc_added": MetricKind("overall AUROC of all prompts less that without this one", scope="prompt"),
     "macro_f1_added": MetricKind("macro-F1 of all prompts less that without this one", scope="prompt"),
-    "train_loss": MetricKind("mean cross-entropy over the support set, as it was trained on", False, "epoch"),
+    "train_loss": MetricKind("mean loss over an epoch, as it was trained on", False, "epoch"),
     "val_loss": MetricKind("mean cross-entropy over the validation part after an epoch", False, "epoch"),
     "val_macro_f1": MetricKind("macro-F1 on the validation part after an epoch", scope="epoch"),
     "learning_rate": MetricKind("learning rate of what is trained in the tower, in an epoch", None, "epoch"),
+    "val_dice": MetricKind("mean Dice at 256 px over the lesions of the validation part after an epoch", scope="epoch"),
+    **{name: MetricKind(text, is_better, "mask") for name, (text, is_better) in MASK_METRICS.items()},
 }

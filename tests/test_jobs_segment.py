@@ -1,0 +1,219 @@
+"""Segmenters in the store: trained once, going on where they stopped, masks and metrics beside the truth."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from busistore import pixels, sql
+from busistore.cli import app
+from busistore.errors import BusistoreError, UnknownName
+from busistore.jobs import lesions
+from busistore.jobs.ingest import ingest
+from busistore.jobs.segment import segment
+from busistore.jobs.split import split
+from busistore.jobs.train_segmenter import WEIGHTS, folder_of, loaded, train_segmenter, trained
+from busistore.metrics.masks import mask_metrics
+from busistore.schema import MASKS
+from busistore.segmenters import training
+from busistore.store import Store
+from tests.fakes import busi_folder
+from tests.test_jobs_ingest import counts
+
+SMALL = {"width": "8", "depth": "2", "epochs": "2", "batch_size": "4", "warm_up": "2", "rate": "3e-3"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A store of 30 images in a split, and nothing trained."""
+    root = tmp_path_factory.mktemp("prepared")
+    made = Store.create(root / "store")
+    ingest(made, "busi", busi_folder(root / "busi", 10))
+    split(made, "busi")
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """That store with a trained U-Net and its masks of the test part; nothing writes to it."""
+    path = shutil.copytree(prepared.path, tmp_path_factory.mktemp("whole") / "store")
+    made = Store.open(path)
+    train_segmenter(made, "unet", parameters=SMALL)
+    segment(made, "unet")
+    return made
+
+
+@pytest.fixture
+def world(prepared, tmp_path):
+    return Store.open(shutil.copytree(prepared.path, tmp_path / "store"))
+
+
+def rows(store, table, where=None):
+    return store.read(table, where=where).to_pylist()
+
+
+def part(store, name):
+    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
+
+
+def weights(store) -> bytes:
+    """Of the only segmenter, to the last bit; those of a file also tell in which order it was written."""
+    _, network = loaded(store, rows(store, "segmenters")[0])
+    return b"".join(p.detach().numpy().tobytes() for p in network.parameters())
+
+
+def test_only_lesions_of_the_training_part_are_trained_on(whole):
+    (row,) = rows(whole, "segmenters")
+    lesion = {r["image_id"] for r in rows(whole, "masks", "source_id = 'truth' AND NOT is_empty")}
+    assert row["n_train"] == len(lesion & set(part(whole, "train"))) > 0
+    assert row["n_val"] == len(lesion & set(part(whole, "val"))) > 0
+    assert json.loads(row["parameters"])["width"] == 8
+
+
+def test_each_epoch_is_a_metric(whole):
+    (row,) = rows(whole, "segmenters")
+    curves = rows(whole, "metrics", f"run_id = '{row['segmenter_id']}'")
+    assert {(r["subject"], r["metric"]) for r in curves} == {
+        (f"epoch:00{k}", name) for k in (1, 2) for name in ("train_loss", "val_dice", "learning_rate")
+    }  # fmt: skip
+    assert row["val_dice"] == max(r["value"] for r in curves if r["metric"] == "val_dice")
+    assert not (folder_of(whole, row["segmenter_id"]) / ".partial").exists()
+
+
+def test_masks_are_what_the_network_says_in_original_pixels(whole):
+    (row,), (made,) = rows(whole, "segmenters"), rows(whole, "segmentations")
+    segmenter, network = loaded(whole, row)
+    ids = part(whole, "test")
+    given = lesions.lesions(whole, ids)
+    files = dict(whole.files(MASKS, f"source_id = '{made['source_id']}'").stream(ids))
+    answers = (one for _, logits in training.answers(segmenter, network, given) for one in logits)
+    for k, (image_id, logits) in enumerate(zip(ids, answers, strict=True)):
+        mask = pixels.mask(files[image_id])
+        assert mask.shape == given.masks[k].shape == (72, 96)
+        assert np.array_equal(mask, training.enlarged(logits, (72, 96)) > 0)
+        stored = {r["metric"]: r["value"] for r in rows(whole, "metrics", f"subject = '{image_id}'")}
+        assert stored == {n: v for n, v in mask_metrics(mask, given.masks[k]).items() if not np.isnan(v)}
+
+
+def test_means_over_the_part_have_their_counts(whole):
+    (made,) = rows(whole, "segmentations")
+    ids = part(whole, "test")
+    dice = [r["value"] for r in rows(whole, "metrics", "metric = 'dice'") if r["subject"] in ids]
+    (mean,) = rows(whole, "metrics", "metric = 'dice' AND subject = 'test'")
+    assert mean["value"] == pytest.approx(np.mean(dice))
+    assert mean["n_used"] == len(dice)
+    found = sql.run(whole, "segmentation").to_dicts()
+    assert [(r["segmenter"], r["prompt"], r["n_images"], r["n_dice"]) for r in found] == [
+        ("unet", "auto", len(ids), len(dice))
+    ]  # fmt: skip
+    assert found[0]["dice"] == round(mean["value"], 4)
+    empty = {r["image_id"] for r in rows(whole, "masks", "source_id = 'truth' AND is_empty")}
+    marked = {r["image_id"] for r in rows(whole, "masks", "source_id <> 'truth' AND NOT is_empty")}
+    assert made["n_false_positive"] == len(empty & marked)
+
+
+def test_nothing_is_done_twice(whole):
+    before = whole.version("masks") if hasattr(whole, "version") else None
+    assert counts(train_segmenter(whole, "unet", parameters=SMALL)) == (1, 1, 0, 0)
+    n = len(part(whole, "test"))
+    assert counts(segment(whole, "unet")) == (n, n, 0, 0)
+    assert before is None or whole.version("masks") == before
+
+
+def test_a_dry_run_only_counts(world):
+    assert counts(train_segmenter(world, "unet", parameters=SMALL, dry_run=True)) == (1, 0, 0, 0)
+    assert not rows(world, "segmenters")
+
+
+def test_a_training_that_was_stopped_ends_in_the_same_bits(world, whole, monkeypatch):
+    real, epochs = training._epoch, []
+
+    def stopped(held, *given):
+        epochs.append(held.progress.epoch + 1)
+        if epochs == [1, 2]:
+            raise KeyboardInterrupt
+        real(held, *given)
+
+    monkeypatch.setattr(training, "_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(world, "unet", parameters=SMALL)
+    assert not rows(world, "segmenters")
+    train_segmenter(world, "unet", parameters=SMALL)
+    assert epochs == [1, 2, 2]
+    (here,), (there,) = rows(world, "segmenters"), rows(whole, "segmenters")
+    assert here["segmenter_id"] == there["segmenter_id"]
+    assert weights(world) == weights(whole)
+
+
+def test_segmenting_that_was_stopped_goes_on(whole, tmp_path, monkeypatch):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    (made,) = rows(store, "segmentations")
+    ids = part(store, "test")
+    store.delete("segmentations", "true")
+    store.delete("masks", f"source_id <> 'truth' AND image_id <> '{ids[0]}'")
+    assert counts(segment(store, "unet")) == (len(ids), 1, len(ids) - 1, 0)
+    (again,) = rows(store, "segmentations")
+    told = ("source_id", "n_images", "n_missed", "n_false_positive")
+    assert {k: again[k] for k in told} == {k: made[k] for k in told}
+    assert rows(store, "masks", f"image_id = '{ids[1]}'") == rows(whole, "masks", f"image_id = '{ids[1]}'")
+
+
+def test_weights_that_are_damaged_are_told_and_trained_again(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    (row,) = rows(store, "segmenters")
+    path = folder_of(store, row["segmenter_id"]) / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(BusistoreError, match=r"is not what was written; `busistore train-segmenter unet` trains"):
+        loaded(store, row)
+    path.unlink()
+    with pytest.raises(BusistoreError, match="is gone"):
+        loaded(store, row)
+    assert train_segmenter(store, "unet", parameters=SMALL).written == 1
+    assert weights(store) == weights(whole)
+
+
+def test_other_parameters_are_other_segmenters(world, whole):
+    (row,) = rows(whole, "segmenters")
+    report = train_segmenter(world, "unet", parameters=SMALL | {"epochs": "1"})
+    assert report.written == 1
+    assert rows(world, "segmenters")[0]["segmenter_id"] != row["segmenter_id"]
+    assert trained(whole, row["segmenter_id"]) == row
+
+
+def test_what_is_not_there(world, whole):
+    with pytest.raises(BusistoreError, match="no 'unet' is trained; `busistore train-segmenter unet` does it"):
+        segment(world, "unet")
+    with pytest.raises(UnknownName, match="did you mean 'unet'"):
+        segment(world, "unets")
+    with pytest.raises(UnknownName, match="no segmenter 'u-net'"):
+        train_segmenter(world, "u-net")
+    with pytest.raises(BusistoreError, match="'unet' takes no prompt: it is 'auto', not 'oracle-box'"):
+        segment(whole, "unet", prompt="oracle-box")
+    with pytest.raises(UnknownName, match="no part to segment 'train'"):
+        segment(whole, "unet", part="train")
+
+
+def test_images_without_masks_are_named(world):
+    world.delete("masks", "true")
+    with pytest.raises(BusistoreError, match="have no true mask; `busistore ingest` brings"):
+        train_segmenter(world, "unet", parameters=SMALL)
+
+
+def test_the_commands(world):
+    common = ["--store", str(world.path)]
+    options = [text for name, value in SMALL.items() for text in ("-p", f"{name}={value}")]
+    done = CliRunner().invoke(app, ["train-segmenter", "unet", *options, *common])
+    assert done.exit_code == 0, done.output
+    assert "the segmenter is 'unet-" in done.output
+    done = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--part", "val", *common])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["query", "segmentation", "--format", "csv", *common])
+    assert "unet,auto,val" in done.output
+    refused = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--prompt", "oracle-click", *common])
+    assert refused.exit_code == 1
+    assert refused.output.startswith("Error: 'unet' takes no prompt")
+    assert "unet" in CliRunner().invoke(app, ["list", "segmenters"]).output
