@@ -29,7 +29,12 @@ def trained(
     """
     if executor == "serial":
         return _here(towers, cells, advance)
-    return _apart(towers, grid, cells, executor, n_workers or os.cpu_count() or 1, advance)
+    return _apart(towers, grid, cells, executor, min(n_workers or cores(), len(cells)), advance)
+
+
+def cores() -> int:
+    """Those that this process may use, which a scheduler may have made fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check(executor: str) -> None:
@@ -56,7 +61,7 @@ def _here(towers: Towers, cells: Sequence[Cell], advance: Callable[[float], None
 def _apart(
     towers: Towers, grid: Grid, cells: Sequence[Cell], executor: str, n_workers: int, advance: Callable[[float], None]
 ) -> Iterator[Trained]:
-    cell_of, n_threads = {cell.run_id: cell for cell in cells}, max(1, (os.cpu_count() or 1) // n_workers)
+    cell_of, n_threads = {cell.run_id: cell for cell in cells}, max(1, cores() // n_workers)
     work = partial(_train, towers.store.path, grid, n_threads)
     for run_id, result in executors.compute(work, cell_of.items(), executor, n_workers):
         if isinstance(result, BusistoreError):

@@ -181,6 +181,18 @@ def test_a_loss_that_is_not_finite_ends_the_run():
         train(Broken(), TRAIN, VAL)
 
 
+def test_weights_that_are_not_finite_end_the_run(monkeypatch):
+    """A mask of NaN is an empty one, whose Dice would be taken for a poor network's."""
+
+    def spoil(held, *given):
+        held.network.bias.data.fill_(torch.inf)
+        return 0.5
+
+    monkeypatch.setattr(training, "_train", spoil)
+    with pytest.raises(RunFailed, match="dots: a weight is not finite after epoch 1; lower rate"):
+        train(Dots(), TRAIN, VAL)
+
+
 def test_memory_that_ends_is_told_with_the_knob():
     @dataclass(frozen=True)
     class Large(Dots):

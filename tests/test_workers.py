@@ -186,6 +186,18 @@ def test_epochs_are_shares_of_a_run_and_a_run_is_one(n_told):
     assert sum(told) == pytest.approx(2)
 
 
+@pytest.mark.parametrize(("n_runs", "asked", "n_cores", "n_workers", "n_threads"), [
+    (9, None, 4, 4, 1), (9, 2, 8, 2, 4), (1, None, 16, 1, 16), (3, 8, 4, 3, 1),
+])  # fmt: skip
+def test_workers_share_the_cores(monkeypatch, n_runs, asked, n_cores, n_workers, n_threads):
+    seen = []
+    monkeypatch.setattr(workers, "cores", lambda: n_cores)
+    monkeypatch.setattr(executors, "compute", lambda work, items, name, n: seen.append((n, work.args[2])) or ())
+    towers, cells = SimpleNamespace(store=SimpleNamespace(path="")), [SimpleNamespace(run_id=k) for k in range(n_runs)]
+    list(workers.trained(towers, None, cells, executor="processes", n_workers=asked, advance=None))
+    assert seen == [(n_workers, n_threads)]
+
+
 def test_an_unknown_executor_stops_before_anything_is_looked_up(tmp_path):
     with pytest.raises(UnknownName, match="prozesse"):
         evaluate(Store.create(tmp_path / "s"), ["lora"], ["clip"], [1], range(1), executor="prozesse")

@@ -118,6 +118,7 @@ class BussamEncoder(ImageEncoderViT):
         """(1, 32, 32, W); computed once for as long as no gradient is asked of it and its weights stay as they are."""
         parts = [self.pos_embed, *self.post_pos_embed.parameters()]
         if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+            self._kept = None  # a fused optimiser moves weights without a trace
             return self.post_pos_embed(self.pos_embed)
         state = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts)
         if self._kept is None or self._kept[0] != state:

@@ -139,6 +139,8 @@ def _epoch(training: Training, train_on: Lesions, val: Lesions) -> None:
     progress, clocks = training.progress, (time.perf_counter(), time.process_time())
     number = progress.epoch + 1
     loss = _train(training, train_on, number)
+    if not all(torch.isfinite(p).all() for p in training.trained.values()):
+        raise RunFailed(f"{training.segmenter.name}: a weight is not finite after epoch {number}; lower rate")
     dice = float(np.mean(dices(training.segmenter, training.network, val)))
     told = {"train_loss": loss, "val_dice": dice, "learning_rate": training.optimiser.param_groups[0]["lr"]}
     progress.curves += [(number, name, value) for name, value in told.items()]
