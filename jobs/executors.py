@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from busistore.errors import BusistoreError, lookup
@@ -52,7 +54,7 @@ def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keye
             yield from _in_pool(pool, work, items, workers)
         except BrokenProcessPool:
             told = f"one of {workers} worker processes was killed, most likely since memory ended"
-            raise BusistoreError(f"{told}; take fewer, or --executor serial") from None
+            raise BusistoreError(f"{told}; take fewer --workers, or --executor serial") from None
         except BaseException:
             for child in active_children():
                 if child.pid not in others:
@@ -61,7 +63,15 @@ def processes(work: Work, items: Iterable[Keyed], workers: int) -> Iterator[Keye
 
 
 def _leave_interrupts_to_the_driver() -> None:
+    """And end with it, however it ends: what nobody waits for is not computed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(driver: BaseProcess | None) -> None:
+    if driver is not None:
+        driver.join()
+        os._exit(1)
 
 
 def _windowed(

@@ -62,4 +62,7 @@ def inputs_sha256(store: Store, ids: Sequence[str]) -> str:
     """The hash of the pixels and the true masks of those images."""
     image = dict(columns(store.read(IMAGES.name, ["image_id", "pixels_sha256"])))
     of = truth(store, ids)
+    gone = sorted(set(ids) - set(image))
+    if gone:
+        raise BusistoreError(f"{len(gone)} images, such as '{gone[0]}', are gone; `busistore ingest` brings them again")
     return sha256("\n".join(f"{i} {image[i]} {of[i]['png_crc32']}" for i in sorted(ids)).encode())

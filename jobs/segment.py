@@ -58,7 +58,7 @@ def segment(
     chosen = load_split(store, row["split_id"], None)
     ids = sorted(chosen.parts.get(part, []))
     prompt, inputs = prompt_of(row, prompt), lesions.inputs_sha256(store, ids)
-    source_id = source_of(row["segmenter_id"], prompt, part, inputs)
+    source_id = source_of(row, prompt, part, inputs)
     done = {i for i, _ in store.keys(MASKS, f"source_id = {quote(source_id)}")}
     missing = [i for i in ids if i not in done]
     report = Report("segment", len(ids), len(ids) - len(missing), notes=[f"the masks have the source '{source_id}'"])
@@ -72,7 +72,7 @@ def segment(
     report.seconds = time.monotonic() - started
     if ids and not dry_run:
         made = {"source_id": source_id, "prompt": prompt, "part": part, "inputs_sha256": inputs, "n_images": len(ids)}
-        _conclude(store, row, made, ids, report.seconds)
+        _conclude(store, row, made, ids, report.seconds, anew=bool(missing))
     return report
 
 
@@ -83,13 +83,16 @@ def prompt_of(row: dict[str, Any], prompt: str | None) -> str:
     lookup("prompt", prompt, PROTOCOLS)
     if not kind.prompted and prompt != "auto":
         raise BusistoreError(f"'{kind.name}' takes no prompt: it is 'auto', not '{prompt}'")
+    if kind.prompted and prompt != "oracle-click":
+        raise BusistoreError(f"'{kind.name}' is prompted by 'oracle-click' alone so far, not '{prompt}'")
     return prompt
 
 
-def source_of(segmenter_id: str, prompt: str, part: str, inputs_sha256: str) -> str:
-    """The id of the masks that a trained segmenter gives under a prompt, of a part as it is now."""
-    key = {"segmenter_id": segmenter_id, "prompt": prompt, "part": part, "inputs_sha256": inputs_sha256, "code": CODE}
-    return content_id(f"{segmenter_id.rsplit('-', 1)[0]}-{prompt}", key)
+def source_of(row: dict[str, Any], prompt: str, part: str, inputs_sha256: str) -> str:
+    """The id of the masks that a trained segmenter, as it lies there, gives under a prompt, of a part as it is now."""
+    key = {"segmenter_id": row["segmenter_id"], "file_sha256": row["file_sha256"], "prompt": prompt, "part": part,
+           "inputs_sha256": inputs_sha256, "code": CODE}  # fmt: skip
+    return content_id(f"{row['segmenter']}-{prompt}", key)
 
 
 def _predicted(
@@ -139,10 +142,12 @@ def scores_of(store: Store, source_id: str, ids: Sequence[str]) -> list[dict[str
     return list(of.values())
 
 
-def _conclude(store: Store, row: dict[str, Any], made: dict[str, Any], ids: list[str], seconds: float) -> None:
-    """The means over the part, and the row that says what the masks are; nothing where it stands."""
+def _conclude(
+    store: Store, row: dict[str, Any], made: dict[str, Any], ids: list[str], seconds: float, anew: bool
+) -> None:
+    """The means over the part, and the row that says what the masks are; nothing where it stands for these masks."""
     source_id = made["source_id"]
-    if (source_id,) in store.keys(SEGMENTATIONS):
+    if not anew and (source_id,) in store.keys(SEGMENTATIONS):
         return
     means = summary(scores_of(store, source_id, ids))
     some = next(iter(means.values()))

@@ -149,7 +149,7 @@ class Towers:
     def states(self, source: Any, settings: Settings) -> Vectors:
         """What enters the network for each picture of the grid, as `Vectors` whose values are (N, T, W)."""
         network = self.network(source.model_id, settings)
-        key = (source.model_id, network.first, settings.tokens)
+        key = (source.model_id, source.recipe_id, source.inputs_sha256, network.first, settings.tokens)
         if self._states is None or self._states[0] != key:
             self._states = None
             values = self._values(source, settings, network)

@@ -85,7 +85,7 @@ def _checks(store: Store) -> Iterator[tuple[str, Check]]:
 def _guarded(store: Store, table: str, check: Check) -> Iterator[Damage | None]:
     try:
         yield from check()
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         yield Damage(table, "", str(error), None)
 
 

@@ -80,7 +80,7 @@ def _train(path: Path, grid: Grid, n_threads: int, cell: Cell) -> tuple[Outcome 
     from busistore.models.states import use_threads
 
     global _ours
-    key = sha256(repr((path, grid.located, grid.split.split_id, grid.ids)).encode())
+    key = sha256(repr((path, grid.located, grid.split.split_id, grid.parts, grid.ids)).encode())
     if _ours is None or _ours[0] != key:
         use_threads(n_threads)
         _ours = key, Towers(Store.open(path), grid, [])

@@ -14,12 +14,13 @@ from busistore.cli import app
 from busistore.errors import BusistoreError, UnknownName
 from busistore.jobs import lesions
 from busistore.jobs.ingest import ingest
-from busistore.jobs.segment import segment
+from busistore.jobs.segment import prompt_of, segment, source_of
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import WEIGHTS, folder_of, loaded, train_segmenter, trained
 from busistore.metrics.masks import mask_metrics
 from busistore.schema import MASKS
 from busistore.segmenters import training
+from busistore.segmenters.baseline import Unet
 from busistore.store import Store
 from tests.fakes import busi_folder
 from tests.test_jobs_ingest import counts
@@ -201,6 +202,37 @@ def test_images_without_masks_are_named(world):
     world.delete("masks", "true")
     with pytest.raises(BusistoreError, match="have no true mask; `busistore ingest` brings"):
         train_segmenter(world, "unet", parameters=SMALL)
+
+
+def test_images_that_are_gone_are_named(world):
+    world.delete("images", f"image_id = '{part(world, 'train')[0]}'")
+    with pytest.raises(BusistoreError, match=r"1 images, such as .* are gone; `busistore ingest` brings them again"):
+        train_segmenter(world, "unet", parameters=SMALL)
+
+
+def test_masks_of_other_weights_are_another_source(whole):
+    (row,) = rows(whole, "segmenters")
+    ids = {source_of(row | {"file_sha256": sha}, "auto", "test", "x") for sha in ("a", "b")}
+    assert len(ids) == 2
+
+
+def test_a_mean_is_of_the_masks_that_are_there(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    lost = part(store, "test")[0]
+    store.delete("masks", f"source_id <> 'truth' AND image_id = '{lost}'")
+    store.delete("metrics", "subject = 'test' AND metric = 'specificity'")
+    segment(store, "unet")
+    (mean,) = rows(store, "metrics", "subject = 'test' AND metric = 'specificity'")
+    assert mean["n_used"] == len(part(store, "test"))
+
+
+def test_prompts_that_are_not_heeded_yet_are_refused(whole, monkeypatch):
+    (row,) = rows(whole, "segmenters")
+    monkeypatch.setattr(Unet, "prompted", True)
+    assert prompt_of(row, None) == "oracle-click"
+    for prompt in ("auto", "oracle-box"):
+        with pytest.raises(BusistoreError, match="prompted by 'oracle-click' alone so far"):
+            prompt_of(row, prompt)
 
 
 def test_the_commands(world):

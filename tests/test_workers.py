@@ -129,7 +129,8 @@ def test_killed_around_ten_epochs_at_random_a_grid_ends_in_the_same_bits(prepare
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads processes from /proc")
-def test_several_at_once_give_the_same_numbers_and_end_with_the_driver(prepared, world, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_several_at_once_give_the_same_numbers_and_end_with_the_driver(prepared, world, tmp_path, stop):
     whole = shutil.copytree(prepared, tmp_path / "whole")
     start(whole).communicate()
     process = start(world, "processes", epochs=5000)
@@ -138,7 +139,7 @@ def test_several_at_once_give_the_same_numbers_and_end_with_the_driver(prepared,
         time.sleep(0.1)
     at_work = children(process.pid)
     assert len(at_work) >= 2
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     process.communicate(timeout=30)
     assert process.returncode != 0
     while still_there(at_work) and time.monotonic() < until + 30:
@@ -149,7 +150,7 @@ def test_several_at_once_give_the_same_numbers_and_end_with_the_driver(prepared,
 
 
 def test_a_worker_that_is_killed_ends_the_job_with_one_line():
-    with pytest.raises(BusistoreError, match=r"one of 2 worker processes was killed.*--executor serial"):
+    with pytest.raises(BusistoreError, match=r"one of 2 worker processes was killed.*--workers, or --executor serial"):
         list(executors.compute(_die, [("a", signal.SIGKILL), ("b", 0)], "processes", 2))
     assert not multiprocessing.active_children()
 
