@@ -15,11 +15,11 @@ from busistore.datasets import Fault, ImageRecord
 from busistore.errors import BadInput
 from busistore.ids import sha256
 from busistore.jobs import Advance, Report, Shards, Track, columns, consume, executors, settle, silent
+from busistore.metrics.lesions import regions
 from busistore.schema import IMAGES, MASKS
 from busistore.store import Store, quote
 
 TRUTH = "truth"  # source_id of the masks that came with a data set
-MIN_LESION_PX = 16  # smaller islands of a mask are slips of the pen (BUSI has 11 images with some of 1 to 4 px)
 
 
 def ingest(
@@ -111,18 +111,15 @@ def merge_masks(files: list[bytes], names: list[str], shape: tuple[int, int], im
 def mask_row(mask: np.ndarray, source_id: str, n_masks: int) -> dict[str, Any]:
     """The columns of `masks` for an (H, W) bool mask: its area, box (x0, y0, x1, y1; ends excluded) and lesions.
 
-    A lesion is an 8-connected region of at least MIN_LESION_PX; area and box count every pixel.
+    Lesions are counted as `regions` counts them; area and box count every pixel.
     """
-    from scipy import ndimage
-
-    regions, _ = ndimage.label(mask, np.ones((3, 3)))
     y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     data = pixels.png(mask)
     edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
     box = [x[0], y[0], x[-1] + 1, y[-1] + 1] if x.size else None
     return {
         "source_id": source_id, "area_px": int(mask.sum()), "bbox_px": box and [int(v) for v in box],
-        "n_masks": n_masks, "n_lesions": int((np.bincount(regions.ravel())[1:] >= MIN_LESION_PX).sum()),
+        "n_masks": n_masks, "n_lesions": len(regions(mask).areas_px),
         "touches_edge": bool(edge),
         "is_empty": not mask.any(), "png_crc32": zlib.crc32(data), "png": data,
     }  # fmt: skip

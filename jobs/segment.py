@@ -24,7 +24,7 @@ from busistore.jobs.run_rows import commit
 from busistore.jobs.train_segmenter import loaded, trained
 from busistore.metrics.masks import mask_metrics, summary
 from busistore.schema import MASKS, METRICS, SEGMENTATIONS
-from busistore.segmenters import PROTOCOLS, SEGMENTERS, Lesions, Segmenter
+from busistore.segmenters import PROTOCOLS, SEGMENTERS, Segmenter
 from busistore.store import Store, quote
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def segment(
     if missing and not dry_run:
         segmenter, network = loaded(store, row)
         with Shards(store, report, (METRICS, MASKS)) as shards, track(f"segment {part}", len(missing)) as advance:
-            for image_id, mask, scores in _predicted(store, segmenter, network, prompt, missing):
+            for image_id, mask, scores in _predicted(store, segmenter, network, missing):
                 shards.add(image_id, _rows(image_id, source_id, mask, scores))
                 shards.checkpoint()
                 advance(1)
@@ -96,28 +96,19 @@ def source_of(row: dict[str, Any], prompt: str, part: str, inputs_sha256: str) -
 
 
 def _predicted(
-    store: Store, segmenter: Segmenter, network: Network, prompt: str, ids: Sequence[str]
+    store: Store, segmenter: Segmenter, network: Network, ids: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray, dict[str, float]]]:
-    """Each image with its mask, (H, W) bool in original pixels, and the metrics of that."""
+    """Each image with its mask, (H, W) bool in original pixels, and the metrics of that.
+
+    The logits are enlarged to the size of the image and then cut, not the other way round.
+    """
     from busistore.segmenters import training
 
-    for start in range(0, len(ids), training.AT_ONCE):
-        some = ids[start : start + training.AT_ONCE]
-        given = lesions.lesions(store, some)
-        masks = _masks(segmenter, network, prompt, given)
-        for k, (image_id, mask) in enumerate(zip(some, masks, strict=True)):
-            yield image_id, mask, mask_metrics(mask, given.masks[k])
-
-
-def _masks(segmenter: Segmenter, network: Network, prompt: str, given: Lesions) -> Iterator[np.ndarray]:
-    """The logits are enlarged to the size of the image and then cut, not the other way round."""
-    from busistore.segmenters import training
-
-    k = 0
-    for _, logits in training.answers(segmenter, network, given):
-        for one in logits:
-            yield training.enlarged(one, given.masks[k].shape) > 0
-            k += 1
+    given = lesions.lesions(store, ids)
+    each = (one for _, logits in training.answers(segmenter, network, given) for one in logits)
+    for image_id, true, logits in zip(ids, given.masks, each, strict=True):
+        mask = training.enlarged(logits, true.shape) > 0
+        yield image_id, mask, mask_metrics(mask, true)
 
 
 def _rows(image_id: str, source_id: str, mask: np.ndarray, scores: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
