@@ -51,18 +51,28 @@ def with_lesions(store: Store, ids: Iterable[str]) -> list[str]:
     return sorted(i for i, row in truth(store, ids).items() if not row["is_empty"])
 
 
-def lesions(store: Store, ids: Sequence[str]) -> Lesions:
-    """Images and true masks in the order of `ids`; raises StoreError for a damaged file."""
+def lesions(store: Store, ids: Sequence[str], kept: Callable[[Sequence[str]], np.ndarray] | None = None) -> Lesions:
+    """Images and true masks in the order of `ids`; raises StoreError for a damaged file.
+
+    Args:
+        kept: image ids to the tokens of those images.
+    """
     images = [data for _, data in store.files(IMAGES).stream(ids)]
     masks = [data for _, data in store.files(MASKS, f"source_id = {quote(TRUTH)}").stream(ids)]
-    return Lesions(Files(images, ids, pixels.grey), Files(masks, ids, pixels.mask))
+    tokens = None if kept is None else lambda rows: kept([ids[k] for k in rows])
+    return Lesions(Files(images, ids, pixels.grey), Files(masks, ids, pixels.mask), tokens)
+
+
+def hashes(store: Store, ids: Sequence[str]) -> dict[str, str]:
+    """The hash of the pixels of each image; raises BusistoreError where one is gone."""
+    image = dict(columns(store.read(IMAGES.name, ["image_id", "pixels_sha256"])))
+    gone = sorted(set(ids) - set(image))
+    if gone:
+        raise BusistoreError(f"{len(gone)} images, such as '{gone[0]}', are gone; `busistore ingest` brings them again")
+    return {i: image[i] for i in ids}
 
 
 def inputs_sha256(store: Store, ids: Sequence[str]) -> str:
     """The hash of the pixels and the true masks of those images."""
-    image = dict(columns(store.read(IMAGES.name, ["image_id", "pixels_sha256"])))
-    of = truth(store, ids)
-    gone = sorted(set(ids) - set(image))
-    if gone:
-        raise BusistoreError(f"{len(gone)} images, such as '{gone[0]}', are gone; `busistore ingest` brings them again")
+    image, of = hashes(store, ids), truth(store, ids)
     return sha256("\n".join(f"{i} {image[i]} {of[i]['png_crc32']}" for i in sorted(ids)).encode())

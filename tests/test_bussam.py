@@ -347,7 +347,7 @@ def sam_file(tmp_path):
 def test_sam_is_loaded_with_every_tensor_accounted_for(sam_file):
     model = drawn(TINY)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = checkpoints.load_sam(model, sam_file, allow_other=True)
+    report = checkpoints.load_sam(model, sam_file)
     own, stock = model.state_dict(), sam_state()
     assert set(report.resized) == {f"image_encoder.blocks.2.attn.rel_pos_{axis}" for axis in "hw"}
     assert {*report.copied, *report.resized} == stock.keys()
@@ -420,8 +420,9 @@ def files(tmp_path, sam_file):
 def test_a_wrong_file_is_refused_in_one_line_and_changes_nothing(tmp_path, sam_file, kind):
     said, model = files(tmp_path, sam_file)[kind], drawn(TINY)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = tmp_path / f"{kind}.pth"
     with pytest.raises(MissingWeights) as told:
-        checkpoints.load_sam(model, tmp_path / f"{kind}.pth", allow_other=True)
+        checkpoints.load_sam(model, path) if path.exists() else checkpoints.identity(path, "fine-tuned")
     assert said in str(told.value)
     assert str(tmp_path / f"{kind}.pth") in str(told.value)
     assert "\n" not in str(told.value)
@@ -430,14 +431,15 @@ def test_a_wrong_file_is_refused_in_one_line_and_changes_nothing(tmp_path, sam_f
 
 
 def test_only_the_published_file_is_taken_unless_another_is_allowed(sam_file, monkeypatch):
-    model, size = drawn(TINY), sam_file.stat().st_size
+    size, sha256 = sam_file.stat().st_size, checkpoints.records.file_sha256(sam_file)
     with pytest.raises(MissingWeights, match=f"is not whole: it has {size:,} bytes of 375,042,383"):
-        checkpoints.load_sam(model, sam_file)
+        checkpoints.identity(sam_file, "sam")
     monkeypatch.setattr(checkpoints, "SAM_BYTES", size)
-    with pytest.raises(MissingWeights, match="is not SAM's published file"):
-        checkpoints.load_sam(model, sam_file)
-    monkeypatch.setattr(checkpoints, "SAM_SHA256", checkpoints.records.file_sha256(sam_file))
-    assert checkpoints.load_sam(model, sam_file).resized
+    with pytest.raises(MissingWeights, match=r"is not SAM's published file .* init=fine-tuned"):
+        checkpoints.identity(sam_file, "sam")
+    assert checkpoints.identity(sam_file, "fine-tuned") == sha256
+    monkeypatch.setattr(checkpoints, "SAM_SHA256", sha256)
+    assert checkpoints.identity(sam_file, "sam") == sha256
 
 
 @pytest.mark.parametrize("name", ["none.pth", "short.safetensors", "sam.pth"])

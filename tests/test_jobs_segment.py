@@ -15,11 +15,12 @@ from busistore.errors import BusistoreError, UnknownName
 from busistore.jobs import lesions
 from busistore.jobs.ingest import ingest
 from busistore.jobs.segment import prompt_of, segment, source_of
+from busistore.jobs.segmenters import WEIGHTS, folder_of, loaded, trained
 from busistore.jobs.split import split
-from busistore.jobs.train_segmenter import WEIGHTS, folder_of, loaded, train_segmenter, trained
+from busistore.jobs.train_segmenter import train_segmenter
 from busistore.metrics.masks import mask_metrics
 from busistore.schema import MASKS
-from busistore.segmenters import training
+from busistore.segmenters import answers, training
 from busistore.segmenters.baseline import Unet
 from busistore.store import Store
 from tests.fakes import busi_folder
@@ -63,7 +64,7 @@ def part(store, name):
 
 def weights(store) -> bytes:
     """Of the only segmenter, to the last bit; those of a file also tell in which order it was written."""
-    _, network = loaded(store, rows(store, "segmenters")[0])
+    *_, network = loaded(store, rows(store, "segmenters")[0])
     return b"".join(p.detach().numpy().tobytes() for p in network.parameters())
 
 
@@ -87,15 +88,15 @@ def test_each_epoch_is_a_metric(whole):
 
 def test_masks_are_what_the_network_says_in_original_pixels(whole):
     (row,), (made,) = rows(whole, "segmenters"), rows(whole, "segmentations")
-    segmenter, network = loaded(whole, row)
+    segmenter, _, network = loaded(whole, row)
     ids = part(whole, "test")
     given = lesions.lesions(whole, ids)
     files = dict(whole.files(MASKS, f"source_id = '{made['source_id']}'").stream(ids))
-    answers = (one for _, logits in training.answers(segmenter, network, given) for one in logits)
-    for k, (image_id, logits) in enumerate(zip(ids, answers, strict=True)):
+    given_answers = answers.answers(segmenter, network, given)
+    for k, (image_id, (_, logits)) in enumerate(zip(ids, given_answers, strict=True)):
         mask = pixels.mask(files[image_id])
         assert mask.shape == given.masks[k].shape == (72, 96)
-        assert np.array_equal(mask, training.enlarged(logits, (72, 96)) > 0)
+        assert np.array_equal(mask, answers.enlarged(logits, (72, 96)) > 0)
         stored = {r["metric"]: r["value"] for r in rows(whole, "metrics", f"subject = '{image_id}'")}
         assert stored == {n: v for n, v in mask_metrics(mask, given.masks[k]).items() if not np.isnan(v)}
 
@@ -168,7 +169,8 @@ def test_weights_that_are_damaged_are_told_and_trained_again(whole, tmp_path):
     (row,) = rows(store, "segmenters")
     path = folder_of(store, row["segmenter_id"]) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(BusistoreError, match=r"is not what was written; `busistore train-segmenter unet` trains"):
+    again = r"is not what was written; `busistore train-segmenter unet --split .* -p width=8` trains"
+    with pytest.raises(BusistoreError, match=again):
         loaded(store, row)
     path.unlink()
     with pytest.raises(BusistoreError, match="is gone"):
@@ -226,13 +228,14 @@ def test_a_mean_is_of_the_masks_that_are_there(whole, tmp_path):
     assert mean["n_used"] == len(part(store, "test"))
 
 
-def test_prompts_that_are_not_heeded_yet_are_refused(whole, monkeypatch):
+def test_a_proposer_is_for_a_segmenter_that_takes_its_prompts(whole, monkeypatch):
     (row,) = rows(whole, "segmenters")
+    with pytest.raises(BusistoreError, match="'unet' takes no prompt: it is 'auto', not 'patch-probe'"):
+        prompt_of(row, None, "patch-probe")
     monkeypatch.setattr(Unet, "prompted", True)
-    assert prompt_of(row, None) == "oracle-click"
-    for prompt in ("auto", "oracle-box"):
-        with pytest.raises(BusistoreError, match="prompted by 'oracle-click' alone so far"):
-            prompt_of(row, prompt)
+    assert (prompt_of(row, None), prompt_of(row, None, "patch-probe")) == ("oracle-click", "auto")
+    with pytest.raises(BusistoreError, match="'oracle-box' is taken from the truth; --proposer is for 'auto'"):
+        prompt_of(row, "oracle-box", "patch-probe")
 
 
 def test_the_commands(world):
@@ -244,7 +247,7 @@ def test_the_commands(world):
     done = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--part", "val", *common])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["query", "segmentation", "--format", "csv", *common])
-    assert "unet,auto,val" in done.output
+    assert "unet,nothing,auto,\"\",val" in done.output
     refused = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--prompt", "oracle-click", *common])
     assert refused.exit_code == 1
     assert refused.output.startswith("Error: 'unet' takes no prompt")

@@ -9,7 +9,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,10 +24,27 @@ PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a network is before it is trained here.
+
+    `init` is "nothing" (drawn from a seed, as is meant), the kind of weights in the file, or "random": drawn where
+    weights are meant, to try the way out. `sha256` is of the file.
+    """
+
+    init: str = "nothing"
+    path: Path | None = None
+    sha256: str = ""
+
+
+NOTHING = Start()
+
+
+@dataclass(frozen=True)
 class Lesions:
     """Images and the masks of their lesions, one by one: (H, W) uint8 and (H, W) bool of the same size.
 
-    `tokens`, where a branch of the network is kept and not computed: rows (B,) to (B, 32, 32, W) of any float type.
+    `tokens`, where a part of the network is kept and not computed: rows (B,) to what `Segmenter.tokens` gives of
+    them, of any float type.
     """
 
     images: Sequence[np.ndarray]
@@ -39,13 +57,14 @@ class Lesions:
 
 class Batch(NamedTuple):
     """images (B, 1, 256, 256) in [0, 1]; a click on each, points (B, 1, 2) as (x, y) and labels (B, 1), or boxes
-    (B, 4); tokens as in `Lesions`."""
+    (B, 4), in those pixels; tokens as in `Lesions`; sizes (B, 2): height and width of each original."""
 
     images: Tensor
     points: Tensor | None = None
     labels: Tensor | None = None
     boxes: Tensor | None = None
     tokens: Tensor | None = None
+    sizes: Tensor | None = None
 
     def part(self, rows: slice) -> Batch:
         """Some of the images."""
@@ -68,6 +87,7 @@ class Segmenter(ABC):
     summary: ClassVar[str]
     code: ClassVar[int] = 1
     prompted: ClassVar[bool]
+    is_trained: ClassVar[bool] = True  # here; else it is used as published
     epochs: int = 100
     batch_size: int = 8
     at_once: int = 8
@@ -103,10 +123,33 @@ class Segmenter(ABC):
         if not fits:
             raise BusistoreError(f"{self.name}: {otherwise}")
 
-    @abstractmethod
-    def network(self) -> nn.Module:
-        """A fresh network, with gradients for what is to be trained and for nothing else."""
+    def start(self, weights: Path | None = None) -> Start:
+        """The weights that training begins with; raises MissingWeights where there should be some and are not."""
+        self.require(weights is None, f"it starts from no weights, and takes no '{weights}'")
+        return Start()
 
     @abstractmethod
-    def logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        """(B, 1, S, S) for a batch; S is 256, or 128 where the network decodes at half size."""
+    def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
+        """A fresh network, with gradients for what is to be trained and for nothing else; `notes` are added to."""
+
+    @abstractmethod
+    def logits(self, network: nn.Module, batch: Batch) -> Tensor | list[Tensor]:
+        """For a batch (B, 1, S, S), S 256, or 128 where the network decodes at half size; of a segmenter that is not
+        trained here (1, H, W) of each image's own size."""
+
+    @property
+    def kept(self) -> str:
+        """What of the network is computed once for each image and read from then on; '' for nothing."""
+        return ""
+
+    def encoder(self, start: Start) -> dict[str, Any]:
+        """All that can change the tokens of an image."""
+        raise NotImplementedError
+
+    def tokens(self, network: nn.Module, images: Sequence[np.ndarray]) -> Tensor:
+        """The part that is kept, for (H, W) uint8 images: (B, ...) float32."""
+        raise NotImplementedError
+
+    def patches(self, tokens: np.ndarray, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Tokens as a grid over the image that was squeezed into a square: (B, 32, 32, C) float32."""
+        raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from busistore.segmenters.base import Batch, Segmenter
+from busistore.segmenters.base import NOTHING, Batch, Segmenter, Start
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Unet(Segmenter):
         self.require(self.width >= GROUPS and self.width % GROUPS == 0, f"width must be a multiple of {GROUPS}")
         self.require(1 <= self.depth <= 6, "depth must be from 1 to 6")
 
-    def network(self) -> nn.Module:
+    def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
         """See Segmenter."""
         from busistore.segmenters.unet import UNet
 

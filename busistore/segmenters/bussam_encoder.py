@@ -50,12 +50,16 @@ class SamSize:
 
 
 VIT_B = SamSize()
+TINY = SamSize(32, 3, 2, (2,))  # no weights are published for it
 
 
 class BussamEncoder(ImageEncoderViT):
     """Grey pictures (B, 1, 256, 256) in [0, 1] to (B, 256, 32, 32).
 
     SAM's mean and standard deviation of pixels are not applied: the published network was trained without.
+
+    Where `is_adapted` is False, patches enter the blocks as they are, at SAM's own positions: for adapters that were
+    neither loaded nor trained.
     """
 
     def __init__(self, size: SamSize, wiring: str):
@@ -69,6 +73,7 @@ class BussamEncoder(ImageEncoderViT):
         self.cnn_embed = CnnBranch(size.width)
         self.post_pos_embed = PositionBranch(size.width)
         self.input_Adapter = Bottleneck(size.width)
+        self.is_adapted = True
         self._kept: tuple[tuple, Tensor] | None = None
 
     def _block(self, number: int, norm: partial) -> Block:
@@ -112,6 +117,8 @@ class BussamEncoder(ImageEncoderViT):
     def _entering(self, images: Tensor) -> Tensor:
         resized = F.interpolate(_in_three(images), (RESIZED_PX, RESIZED_PX), mode="bilinear", align_corners=False)
         patches = self.patch_embed(resized).contiguous()  # a permuted view would make every norm copy it
+        if not self.is_adapted:
+            return patches + F.avg_pool2d(self.pos_embed.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         return patches + self.input_Adapter(patches) + self.positions()
 
     def positions(self) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from busistore.errors import MissingWeights
 from busistore.models import checkpoints, records
@@ -37,18 +37,44 @@ class LoadReport(NamedTuple):
     left_at_init: tuple[str, ...] = ()
 
 
-def load_sam(model: Bussam, path: Path, allow_other: bool = False) -> LoadReport:
-    """SAM's published ViT-B into the network; what BUSSAM adds to it stays as it is.
+def default_path() -> Path:
+    """Where torch.hub keeps SAM's file."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / SAM_FILE
 
-    Relative positions of the global blocks are of a grid of 64 x 64 patches in SAM, and are resized linearly.
 
-    Args:
-        allow_other: take any file whose tensors fit, such as one that was trained on.
+def identity(path: Path, init: str) -> str:
+    """The SHA-256 of a file of weights; with `init` "sam" it must be the published one.
 
     Raises:
-        MissingWeights: no file, not the published one, damaged, or of another network.
+        MissingWeights: no file, or another.
     """
-    _check_sam(path, allow_other)
+    if init == "bussam":
+        _check_bussam(path)
+    else:
+        _check_sam(path, allow_other=init != "sam")
+    return records.file_sha256(path)
+
+
+def load_stock(model: nn.Module, path: Path) -> None:
+    """SAM itself, every tensor from the file; see `identity` for whether it is the published one.
+
+    Raises:
+        MissingWeights: a damaged file, or one of another network.
+    """
+    state = checkpoints.read(path)
+    _check_fit(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def load_sam(model: Bussam, path: Path) -> LoadReport:
+    """The tensors of SAM's ViT-B into the network; what BUSSAM adds to it stays as it is.
+
+    Relative positions of the global blocks are of a grid of 64 x 64 patches in SAM, and are resized linearly. See
+    `identity` for whether the file is the published one.
+
+    Raises:
+        MissingWeights: a damaged file, or one of another network.
+    """
     state, own = checkpoints.read(path), model.state_dict()
     resized = {n: t for n, t in state.items() if n in own and _is_resizable(n, t, own[n], model.size)}
     state |= {name: resize_rel_pos(tensor, own[name].shape[0]) for name, tensor in resized.items()}
@@ -61,16 +87,16 @@ def load_sam(model: Bussam, path: Path, allow_other: bool = False) -> LoadReport
 def _check_sam(path: Path, allow_other: bool) -> None:
     source = f"{SAM_FILE} ({SAM_BYTES / 1e6:.0f} MB, licence {SAM_LICENCE}) from {SAM_URL}"
     if not path.is_file():
-        raise MissingWeights(f"no weights of SAM at '{path}'; get {source}")
+        raise MissingWeights(f"no weights of SAM at '{path}'; get {source}, there or elsewhere with --weights PATH")
     if allow_other:
         return
     size = path.stat().st_size
-    if size != SAM_BYTES:
-        what = "is not whole" if size < SAM_BYTES else "is another file"
-        raise MissingWeights(f"'{path}' {what}: it has {size:,} bytes of {SAM_BYTES:,}; get {source}")
+    if size < SAM_BYTES:
+        raise MissingWeights(f"'{path}' is not whole: it has {size:,} bytes of {SAM_BYTES:,}; get {source}")
     digest = records.file_sha256(path)
     if digest != SAM_SHA256:
-        raise MissingWeights(f"'{path}' is not SAM's published file (sha256 {digest[:12]}); get {source}")
+        told = f"'{path}' is not SAM's published file (sha256 {digest[:12]}); get {source}"
+        raise MissingWeights(f"{told}, or say what it is: -p init=fine-tuned, or init=bussam")
 
 
 def _is_resizable(name: str, given: Tensor, own: Tensor, size: SamSize) -> bool:
@@ -89,8 +115,7 @@ def load_bussam(model: Bussam, path: Path) -> LoadReport:
     Raises:
         MissingWeights: no file, a damaged one, of another network, or trained in another wiring.
     """
-    if not path.is_file():
-        raise MissingWeights(f"no checkpoint of BUSSAM at '{path}'; published ones are linked from its repository")
+    _check_bussam(path)
     state = checkpoints.read(path)
     wiring = _wiring(path)
     if wiring != model.wiring:
@@ -98,6 +123,11 @@ def load_bussam(model: Bussam, path: Path) -> LoadReport:
     _check_fit(model.state_dict(), state, path)
     model.load_state_dict(state)
     return LoadReport(tuple(state))
+
+
+def _check_bussam(path: Path) -> None:
+    if not path.is_file():
+        raise MissingWeights(f"no checkpoint of BUSSAM at '{path}'; published ones are linked from its repository")
 
 
 def save_bussam(model: Bussam, path: Path) -> None:

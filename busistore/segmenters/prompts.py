@@ -15,9 +15,11 @@ LESION, BACKGROUND = 1, 0
 
 PROTOCOLS = {
     "oracle-click": "one click on the true lesion; every published BUSSAM number is of this kind",
-    "oracle-box": "the box around the true lesion",
-    "auto": "what a network proposes that sees the image alone; the only one possible without a true mask",
+    "oracle-box": "the box around the true lesion, and no mask at all where there is none",
+    "auto": "a click where a proposer that sees the image alone finds a lesion; no prompt where none is needed",
+    "auto-box": "the box around what that proposer finds",
 }
+Box = tuple[int, int, int, int]
 
 
 class Click(NamedTuple):
@@ -67,7 +69,7 @@ def random_click(mask: np.ndarray, rng: np.random.Generator) -> Click:
     return _click(mask, where[int(rng.random() * len(where))], label)
 
 
-def box_of(mask: np.ndarray, margin: int = 0) -> tuple[int, int, int, int]:
+def box_of(mask: np.ndarray, margin: int = 0) -> Box:
     """(x0, y0, x1, y1) of the smallest box around all lesions: its first and its LAST columns and rows.
 
     Both corners are pixels of the box, since SAM's prompt encoder adds one half to either.
@@ -91,3 +93,35 @@ def box_of(mask: np.ndarray, margin: int = 0) -> tuple[int, int, int, int]:
         int(max(x0 - margin, 0)), int(max(y0 - margin, 0)),
         int(min(x1 + margin, width - 1)), int(min(y1 + margin, height - 1)),
     )  # fmt: skip
+
+
+def of_truth(protocol: str, mask: np.ndarray) -> Click | Box | None:
+    """The prompt of an oracle for a true mask (H, W) bool; None for the box of no lesion."""
+    if protocol == "oracle-click":
+        return centre_click(mask)
+    return box_of(mask) if mask.any() else None
+
+
+def of_proposal(protocol: str, likely: np.ndarray, threshold: float) -> Click | Box | None:
+    """The prompt that a map of where a lesion is likely gives: of its strongest connected part above the threshold.
+
+    The strongest is that of the largest sum. The click is at its innermost pixel, the first of those that are as far
+    from its edge.
+
+    Args:
+        likely: (H, W) float.
+
+    Returns:
+        None where nothing is above the threshold.
+    """
+    from scipy import ndimage
+
+    parts, n_parts = ndimage.label(likely > threshold, np.ones((3, 3)))
+    if not n_parts:
+        return None
+    strength = ndimage.sum_labels(likely, parts, range(1, n_parts + 1))
+    part = parts == 1 + int(np.argmax(strength))
+    if protocol == "auto-box":
+        return box_of(part)
+    depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
+    return _click(part, int(np.argmax(depth)), LESION)

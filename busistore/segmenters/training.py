@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from busistore import checkpoint
 from busistore.checkpoint import Checkpoint
 from busistore.errors import BusistoreError, RunFailed
+from busistore.segmenters.answers import batch, dices, logits_of
 from busistore.segmenters.augment import Augment, Sample, generator, plain
 from busistore.segmenters.base import Batch, Lesions, Segmenter
 from busistore.segmenters.losses import click_loss
-from busistore.segmenters.prompts import Click, centre_click, random_click
+from busistore.segmenters.prompts import Click, random_click
 from busistore.segmenters.schedule import rate
 
 Network = nn.Module
 CHECKPOINT = "checkpoint.safetensors"
-AT_ONCE = 8  # images of one batch where there are no gradients
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Training:
 
 def train(
     segmenter: Segmenter, train_on: Lesions, val: Lesions, folder: Path | None = None, key: str = "",
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None, network: nn.Module | None = None,
 ) -> tuple[nn.Module, Progress]:  # fmt: skip
     """A network as it was after its best epoch, and how training went.
 
@@ -112,6 +112,7 @@ def train(
         key: stands for all that can change the numbers of the training: a checkpoint of another key is not gone on
             from.
         on_epoch: called after each epoch that is run now.
+        network: of `segmenter.network`, made anew by default.
 
     Raises:
         BusistoreError: no images to train on or to validate on.
@@ -122,7 +123,7 @@ def train(
         raise BusistoreError(f"{segmenter.name}: no lesions in the {part} part; take a split that has some")
     with memory_told(segmenter):
         n_steps = -(-len(train_on) // segmenter.batch_size)
-        training = Training(segmenter, segmenter.network(), segmenter.epochs * n_steps)
+        training = Training(segmenter, network or segmenter.network(), segmenter.epochs * n_steps)
         path = None if folder is None else folder / CHECKPOINT
         if path is not None and (found := checkpoint.read(path, key)):
             training.resume(found)
@@ -167,8 +168,9 @@ def _train(training: Training, lesions: Lesions, epoch: int) -> float:
 
 def _sample(segmenter: Segmenter, lesions: Lesions, k: int, epoch: int) -> tuple[Sample, Click]:
     rng = generator(segmenter.init_seed, epoch, k)
-    make = Augment().apply if segmenter.augment else lambda image, mask, rng: plain(image, mask)
-    sample = make(lesions.images[k], lesions.masks[k], rng)
+    image, mask = lesions.images[k], lesions.masks[k]
+    moves = {"p_rotate": 0.0, "p_scale": 0.0} if segmenter.kept else {}  # tokens are of images as they lie
+    sample = Augment(**moves).apply(image, mask, rng) if segmenter.augment else plain(image, mask)
     return sample, random_click(sample.mask, rng)
 
 
@@ -179,7 +181,7 @@ def _step(training: Training, inputs: Batch, samples: tuple[Sample, ...], epoch:
     parts = [slice(k, k + s.at_once) for k in range(0, len(samples), s.at_once)]
     training.optimiser.zero_grad()
     with torch.set_grad_enabled(len(parts) == 1):
-        logits = torch.cat([_logits(s, network, inputs.part(rows)) for rows in parts])
+        logits = torch.cat([logits_of(s, network, inputs.part(rows)) for rows in parts])
     if len(parts) > 1:
         logits.requires_grad_()
     loss = click_loss(logits, _target(samples, logits), s.bce_weight, s.dice_weight, s.pos_weight)
@@ -188,7 +190,7 @@ def _step(training: Training, inputs: Batch, samples: tuple[Sample, ...], epoch:
         raise RunFailed(f"{s.name}: the loss is not finite in epoch {epoch}; {remedy}")
     loss.backward()
     for rows in parts if len(parts) > 1 else ():
-        _logits(s, network, inputs.part(rows)).backward(logits.grad[rows])
+        logits_of(s, network, inputs.part(rows)).backward(logits.grad[rows])
     training.optimiser.step()
     return loss.item()
 
@@ -196,50 +198,6 @@ def _step(training: Training, inputs: Batch, samples: tuple[Sample, ...], epoch:
 def _target(samples: tuple[Sample, ...], logits: Tensor) -> Tensor:
     small = logits.shape[-1] == samples[0].low_mask.shape[-1]
     return torch.from_numpy(np.stack([x.low_mask if small else x.mask for x in samples]))[:, None]
-
-
-def _logits(segmenter: Segmenter, network: nn.Module, inputs: Batch) -> Tensor:
-    is_half = segmenter.precision == "bf16"
-    with torch.autocast(inputs.images.device.type, torch.bfloat16) if is_half else nullcontext():
-        return segmenter.logits(network, inputs).float()
-
-
-def batch(samples: tuple[Sample, ...], clicks: tuple[Click, ...] | None, lesions: Lesions, rows: np.ndarray) -> Batch:
-    """What the network is given of some samples, `rows` of the lesions."""
-    images = torch.from_numpy(np.stack([s.image for s in samples]))[:, None].float() / 255
-    tokens = None if lesions.tokens is None else torch.from_numpy(np.asarray(lesions.tokens(rows)))
-    if clicks is None:
-        return Batch(images, tokens=tokens)
-    points = torch.tensor([[click.xy] for click in clicks], dtype=torch.float32)
-    return Batch(images, points, torch.tensor([[click.label] for click in clicks]), tokens=tokens)
-
-
-def dices(segmenter: Segmenter, network: nn.Module, lesions: Lesions) -> np.ndarray:
-    """(N,) Dice of each image at 256 x 256 pixels under the published click, as the release validates."""
-    found = []
-    for samples, logits in answers(segmenter, network, lesions):
-        pred = logits.numpy()[:, 0] > 0
-        true = np.stack([s.mask for s in samples])
-        shared, sizes = (pred & true).sum(axis=(1, 2)), pred.sum(axis=(1, 2)) + true.sum(axis=(1, 2))
-        found.append((2 * shared + 1e-5) / (sizes + 1e-5))
-    return np.concatenate(found)
-
-
-@torch.no_grad()
-def answers(segmenter: Segmenter, network: nn.Module, lesions: Lesions) -> Iterator[tuple[tuple[Sample, ...], Tensor]]:
-    """Samples as they are, without augmentation, and their logits (B, 1, 256, 256) float32, in order."""
-    network.eval()
-    for rows in np.split(np.arange(len(lesions)), range(AT_ONCE, len(lesions), AT_ONCE)):
-        samples = tuple(plain(lesions.images[k], lesions.masks[k]) for k in rows)
-        clicks = tuple(centre_click(s.mask) for s in samples) if segmenter.prompted else None
-        logits = _logits(segmenter, network, batch(samples, clicks, lesions, rows))
-        size = samples[0].mask.shape
-        yield samples, nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def enlarged(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """(1, 256, 256) logits to (H, W) float32, as they would be in pixels of the original image."""
-    return nn.functional.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 @contextmanager
