@@ -15,8 +15,10 @@ from busistore.ids import sha256
 from busistore.jobs import Track, columns, silent
 from busistore.jobs.ingest import TRUTH
 from busistore.jobs.prompts import checksum
+from busistore.jobs.segmenters import WEIGHTS, command, is_whole
+from busistore.jobs.segmenters import folder_of as folder_of_segmenter
 from busistore.jobs.towers import folder_of
-from busistore.schema import IMAGES, MASKS, PREPROCESSED, RUNS, TEXT_EMBEDDINGS, TOKENS, Table
+from busistore.schema import IMAGES, MASKS, PREPROCESSED, RUNS, SEGMENTERS, TEXT_EMBEDDINGS, TOKENS, Table
 from busistore.store import Store, quote
 
 
@@ -47,8 +49,8 @@ def verify(store: Store, *, repair: bool = False, track: Track = silent) -> Verd
     """Read everything that is stored and compare it with its checksum.
 
     With `repair`, rows that can be made again are taken out: pictures and vectors by `encode`, images and masks by
-    `ingest` from the original folder, runs with altered adapters by `evaluate`. A table that cannot be read at all is
-    only named, and so are adapters that are gone.
+    `ingest` from the original folder, runs with altered adapters by `evaluate`, segmenters by `train-segmenter`. A
+    table that cannot be read at all is only named, and so are adapters that are gone.
     """
     verdict, checks = Verdict(), list(_checks(store))
     with track("verify", len(checks)) as advance:
@@ -78,6 +80,8 @@ def _checks(store: Store) -> Iterator[tuple[str, Check]]:
             yield name, lambda n=name: _vectors(store, n)
     if RUNS.name in names:
         yield RUNS.name, lambda: _adapters(store)
+    if SEGMENTERS.name in names:
+        yield SEGMENTERS.name, lambda: _segmenters(store)
     if TEXT_EMBEDDINGS.name in names:
         yield TEXT_EMBEDDINGS.name, lambda: _text_vectors(store)
 
@@ -140,6 +144,16 @@ def _adapters(store: Store) -> Iterator[Damage | None]:
                 reason = f"'{file}' is not what was written; --repair takes the run out"
                 sound = sha256(file.read_bytes()) == kept
                 yield None if sound else Damage(RUNS.name, run_id, reason, f"run_id = {quote(run_id)}")
+
+
+def _segmenters(store: Store) -> Iterator[Damage | None]:
+    """The weights of segmenters that were trained here."""
+    for row in store.read(SEGMENTERS.name, where="n_train > 0").to_pylist():
+        segmenter_id = row["segmenter_id"]
+        file = folder_of_segmenter(store, segmenter_id) / WEIGHTS
+        reason = f"'{file}' is not what was written; --repair takes the segmenter out, `{command(row)}` trains it again"
+        sound = is_whole(store, row)
+        yield None if sound else Damage(SEGMENTERS.name, segmenter_id, reason, f"segmenter_id = {quote(segmenter_id)}")
 
 
 def _text_vectors(store: Store) -> Iterator[Damage | None]:

@@ -447,3 +447,16 @@ def test_a_wrong_checkpoint_of_bussam_is_refused(tmp_path, sam_file, name):
     (tmp_path / "short.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(MissingWeights, match=name):
         checkpoints.load_bussam(drawn(TINY), tmp_path / name)
+
+
+def test_fused_attention_has_the_values_and_gradients_of_the_one_that_is_spelt_out():
+    """A GPU trains through the fused kernel, a processor through products and a softmax."""
+    draw, side = torch.Generator().manual_seed(3), 4
+    shapes = [(2, 3, side * side, 8)] * 3 + [(2, 3, side, side, side)] * 2
+    given = [torch.randn(shape, generator=draw, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    found = []
+    for attend in (bussam_encoder._fused, bussam_encoder._spelt_out):
+        made = attend(*given)
+        found.append([made, *torch.autograd.grad((made * torch.arange(8)).sum(), given)])
+    for fused, spelt_out in zip(*found, strict=True):
+        assert torch.allclose(fused, spelt_out, atol=1e-10)

@@ -18,6 +18,7 @@ from busistore.jobs.segment import prompt_of, segment, source_of
 from busistore.jobs.segmenters import WEIGHTS, folder_of, loaded, trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
+from busistore.jobs.verify import verify
 from busistore.metrics.masks import mask_metrics
 from busistore.schema import MASKS
 from busistore.segmenters import answers, training
@@ -177,6 +178,17 @@ def test_weights_that_are_damaged_are_told_and_trained_again(whole, tmp_path):
         loaded(store, row)
     assert train_segmenter(store, "unet", parameters=SMALL).written == 1
     assert weights(store) == weights(whole)
+
+
+def test_altered_weights_are_found_by_verify_and_taken_out(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    assert verify(store).damaged == []
+    (row,) = rows(store, "segmenters")
+    path = folder_of(store, row["segmenter_id"]) / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (damage,) = verify(store, repair=True).damaged
+    assert "`busistore train-segmenter unet --split" in damage.reason
+    assert rows(store, "segmenters") == []
 
 
 def test_other_parameters_are_other_segmenters(world, whole):

@@ -213,7 +213,8 @@ def test_parts_without_lesions():
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"epochs": 0}, "epochs must be at least 1"), ({"width": 12}, "multiple of 8"), ({"rate": 0.0}, "rate and power"),
+    ({"epochs": 0}, "epochs must be at least 1"), ({"width": 12}, "multiple of 8"), ({"rate": 0.0}, "rate must be"),
+    ({"rate": 1e39}, "rate must be above 0 and at most 1"), ({"init_seed": 2**64}, "init_seed must be below 2"),
     ({"precision": "fp16"}, "precision is fp32 or bf16"), ({"beta_1": 1.0}, r"in \[0, 1\)"), ({"depth": 9}, "depth"),
     ({"bce_weight": 0.0, "dice_weight": 0.0}, "must be above 0"), ({"patience": -1}, "patience must be at least 0"),
 ])  # fmt: skip
@@ -233,3 +234,10 @@ def test_a_part_of_a_batch():
     assert part.images.tolist() == [1, 2]
     assert part.points.tolist() == [11, 12]
     assert part.tokens is None
+
+
+def test_a_network_whose_answers_are_not_finite_is_not_kept(monkeypatch):
+    """Its weights may be finite all the same."""
+    monkeypatch.setattr(Dots, "logits", lambda self, network, batch: network(batch.images) * float("inf"))
+    with pytest.raises(RunFailed, match="an answer to a validation image is not finite; lower the rate"):
+        training.dices(Dots(), Dots().network(), VAL)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from busistore.errors import RunFailed
 from busistore.segmenters.augment import Sample, plain
 from busistore.segmenters.base import Batch, Lesions, Segmenter
 from busistore.segmenters.prompts import BACKGROUND, Box, Click, centre_click
@@ -48,9 +49,15 @@ def batch(
 
 
 def dices(segmenter: Segmenter, network: nn.Module, lesions: Lesions) -> np.ndarray:
-    """(N,) Dice of each image at 256 x 256 pixels under the published click, as the release validates."""
+    """(N,) Dice of each image at 256 x 256 pixels under the published click, as the release validates.
+
+    Raises:
+        RunFailed: a logit is not finite.
+    """
     found = []
     for sample, logits in answers(segmenter, network, lesions):
+        if not torch.isfinite(logits).all():
+            raise RunFailed(f"{segmenter.name}: an answer to a validation image is not finite; lower the rate")
         pred, true = enlarged(logits, sample.mask.shape) > 0, sample.mask
         found.append((2 * (pred & true).sum() + 1e-5) / (pred.sum() + true.sum() + 1e-5))
     return np.array(found)

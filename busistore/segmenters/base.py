@@ -5,7 +5,6 @@ No network is loaded here: torch is for the modules that a segmenter names.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -112,7 +111,9 @@ class Segmenter(ABC):
         for name in ("warm_up", "patience", "init_seed", "weight_decay", "bce_weight", "dice_weight"):
             self.require(getattr(self, name) >= 0, f"{name} must be at least 0")
         self.require(self.bce_weight + self.dice_weight > 0, "bce_weight or dice_weight must be above 0")
-        self.require(0 < self.rate < math.inf and self.power > 0, "rate and power must be above 0")
+        self.require(0 < self.rate <= 1 and self.power > 0, "rate must be above 0 and at most 1, and power above 0")
+        self.require(self.weight_decay <= 1, "weight_decay must be at most 1")
+        self.require(self.init_seed < 2**63, "init_seed must be below 2^63")
         self.require(self.pos_weight > 0, "pos_weight must be above 0")
         self.require(all(0 <= b < 1 for b in (self.beta_1, self.beta_2)), "beta_1 and beta_2 must be in [0, 1)")
         wanted = f"precision is {' or '.join(PRECISIONS)}, not '{self.precision}'"
