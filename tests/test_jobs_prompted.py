@@ -22,7 +22,7 @@ from busistore.jobs.segmenters import loaded, ready, trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
 from busistore.schema import IMAGES, MASKS
-from busistore.segmenters import SEGMENTERS, Start, answers, bussam, checkpoints, sam
+from busistore.segmenters import SEGMENTERS, Start, answers, bussam, checkpoints, sam, training
 from busistore.segmenters.bussam_encoder import TINY
 from busistore.segmenters.bussam_segmenter import BussamSegmenter
 from busistore.segmenters.prompts import centre_click
@@ -91,10 +91,17 @@ def test_tokens_are_what_the_frozen_branch_gives(whole):
     assert np.array_equal(got, wanted.numpy().astype(np.float16).astype(np.float32))
 
 
-def test_tokens_are_computed_once_for_all_trainings(copied):
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training ends at once, with the network as it began."""
+    monkeypatch.setattr(training, "train", lambda *_, network, **__: (network, training.Progress(1, 1, 0.5)))
+
+
+def test_tokens_are_computed_once_for_all_trainings(copied, untrained):
     name = tokens_of(copied, ".vit")
     before = copied.version(name)
-    train_segmenter(copied, "bussam", parameters=CACHED | {"rate": "1e-4"})
+    report = train_segmenter(copied, "bussam", parameters=CACHED | {"rate": "1e-4"})
+    assert report.written == 1
     segment(copied, "bussam")
     assert copied.version(name) == before
     assert copied.count(name) == copied.count("images") - sum(
@@ -102,7 +109,7 @@ def test_tokens_are_computed_once_for_all_trainings(copied):
     )
 
 
-def test_tokens_that_were_begun_are_gone_on_with(copied, monkeypatch):
+def test_tokens_that_were_begun_are_gone_on_with(copied, untrained, monkeypatch):
     monkeypatch.setattr(kept_tokens, "SHARD_ROWS", 2)
     name, other = tokens_of(copied, ".vit"), {"init_seed": "7"}
     real, n = BussamSegmenter.tokens, []
@@ -270,7 +277,7 @@ def sam_file(tmp_path):
     return tmp_path / "own.pth"
 
 
-def test_weights_are_known_by_their_hash_wherever_they_lie(copied, sam_file, tmp_path):
+def test_weights_are_known_by_their_hash_wherever_they_lie(copied, untrained, sam_file, tmp_path):
     given = CACHED | {"init": "fine-tuned"}
     report = train_segmenter(copied, "bussam", parameters=given, weights=sam_file)
     assert any("tensors are copied, 2 resized" in note for note in report.notes)
@@ -321,7 +328,7 @@ def test_what_cannot_be_is_said_in_one_line(whole, monkeypatch, tmp_path, comman
     assert "Traceback" not in done.output
 
 
-def test_a_probe_needs_tokens_that_are_kept(copied):
+def test_a_probe_needs_tokens_that_are_kept(copied, untrained):
     given = {"size": "tiny", "init": "random", "epochs": "1"}
     segmenter_id = train_segmenter(copied, "bussam", parameters=given).notes[-1].split("'")[1]
     with pytest.raises(BusistoreError, match="'bussam' keeps no tokens that a probe could read"):
