@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +19,13 @@ from busistore import models
 from busistore.errors import BusistoreError, lookup
 from busistore.ids import canonical_json, content_id
 from busistore.jobs import Report, Shards, Track, lesions, silent
-from busistore.jobs.episodes import load_split
+from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.ingest import mask_row
 from busistore.jobs.run_rows import commit
 from busistore.jobs.train_segmenter import loaded, trained
 from busistore.metrics.masks import mask_metrics, summary
 from busistore.schema import MASKS, METRICS, SEGMENTATIONS
-from busistore.segmenters import PROTOCOLS, SEGMENTERS, Segmenter
+from busistore.segmenters import PROTOCOLS, SEGMENTERS, Lesions, Segmenter
 from busistore.store import Store, quote
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def segment(
     return report
 
 
-def prompt_of(row: dict[str, Any], prompt: str | None) -> str:
+def prompt_of(row: dict[str, Any], prompt: str | None, proposed_by: str | None = None) -> str:
     """The protocol of prompts of a trained segmenter; raises BusistoreError for one that it does not take."""
     kind = SEGMENTERS[row["segmenter"]]
     prompt = prompt or ("oracle-click" if kind.prompted else "auto")
@@ -109,6 +110,41 @@ def _predicted(
     for image_id, true, logits in zip(ids, given.masks, each, strict=True):
         mask = training.enlarged(logits, true.shape) > 0
         yield image_id, mask, mask_metrics(mask, true)
+
+
+class Held(NamedTuple):
+    """A segmenter that is ready to answer, the protocol of its prompts, and what proposes them where nobody knows."""
+
+    segmenter: Segmenter
+    network: Network
+    prompt: str
+    proposer: Any = None
+
+
+def named(
+    store: Store, name: str, split: str | None, dataset: str | None, parameters: dict[str, str], weights: Path | None
+) -> tuple[dict[str, Any], Split]:
+    """The row of a segmenter and the split it is of."""
+    wanted = None if split is None and dataset is None else load_split(store, split, dataset)
+    row = trained(store, name, wanted)
+    return row, load_split(store, row["split_id"], None)
+
+
+def hold(
+    store: Store, row: dict[str, Any], split: Split, prompt: str, proposed_by: str | None = None,
+    weights: Path | None = None, track: Track = silent,
+) -> Held:  # fmt: skip
+    """Load a segmenter."""
+    return Held(*loaded(store, row), prompt)
+
+
+def mask_of(held: Held, image: np.ndarray) -> np.ndarray:
+    """(H, W) bool of one image (H, W) uint8 that may lie outside the store."""
+    from busistore.segmenters import training
+
+    given = Lesions([image], [np.zeros(image.shape, bool)])
+    ((_, logits),) = training.answers(held.segmenter, held.network, given)
+    return training.enlarged(logits[0], image.shape) > 0
 
 
 def _rows(image_id: str, source_id: str, mask: np.ndarray, scores: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
