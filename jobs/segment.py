@@ -76,7 +76,7 @@ def segment(
     """
     started = time.monotonic()
     lookup("part to segment", part, dict.fromkeys(PARTS))
-    row, chosen = _chosen(store, name, split, dataset, parameters or {}, weights)
+    row, chosen = named(store, name, split, dataset, parameters or {}, weights)
     ids = sorted(chosen.parts.get(part, []))
     prompt, inputs = prompt_of(row, prompt, proposed_by), lesions.inputs_sha256(store, ids)
     held = None
@@ -106,9 +106,10 @@ def segment(
     return report
 
 
-def _chosen(
+def named(
     store: Store, name: str, split: str | None, dataset: str | None, parameters: dict[str, str], weights: Path | None
 ) -> tuple[dict[str, Any], Split]:
+    """The row of a segmenter that is named as in `segment`, and the split that it is asked on."""
     kind = SEGMENTERS.get(name)
     if kind is not None and (not kind.is_trained or weights is not None):
         inits = getattr(kind, "inits", ())

@@ -63,8 +63,9 @@ VERBS = {
     "prompts": ["list"],
     "search": ["busi/benign-0001", "--model", "fake"],
     "evaluate": ["--model", "fake", "--method", "knn,prototype", "--shots", "1,2", "--seeds", "2"],
-    "train-segmenter": None,  # these three have tests of their own
+    "train-segmenter": None,  # these four have tests of their own
     "segment": None,
+    "diagnose": None,
     "compare": None,
     "report": ["-o", "out"],
     "sql": ["SELECT label, count(*) AS n FROM images GROUP BY label ORDER BY label"],

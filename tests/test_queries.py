@@ -33,6 +33,7 @@ OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "c
            "hardest_images", "run_cost", "outcomes", "compared_runs", "stability", "leakage_delta")  # fmt: skip
 OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
 OF_LEAKAGE = ("leakage_delta",)  # answered by `leaky`
+OF_MASKS = ("segmentation", "two_stage")  # there are masks to ask in test_jobs_segment and test_two_stage
 EXAMPLES = {"a": "alpha", "b": "beta", "run_id": "run-alpha-1-0"}  # values for parameters that are required
 
 
@@ -127,7 +128,7 @@ def test_query_says_what_it_asks_and_answers(con, prompted, leaky, empty, name):
     asked = prompted if name in OF_PROMPTS else leaky if name in OF_LEAKAGE else con
     answer = sql.ask(asked, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
-    assert answer.height or name in ("stale", "segmentation")  # the latter has masks to ask in test_jobs_segment
+    assert answer.height or name in ("stale", *OF_MASKS)
 
 
 @pytest.mark.parametrize("name", queries.names())
@@ -376,7 +377,7 @@ def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
     assert _rows(shared, "report_apart", "shots") == []
 
 
-BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE]
+BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE + OF_MASKS]
 
 
 @pytest.mark.parametrize("name", BY_RATIO)
