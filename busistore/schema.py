@@ -109,14 +109,15 @@ METRICS = _table(
 )  # fmt: skip
 SEGMENTERS = _table(
     "segmenters", "segmenter_id",
-    "segmenter_id:str segmenter:str parameters:str dataset:str split_id:str inputs_sha256:str n_train:i32 n_val:i32 "
-    "n_trained:i64 best_epoch:i32 n_epochs:i32 val_dice:f64 file_sha256:str versions:str commit:str device:str "
-    "seconds:f64 cpu_seconds:f64 finished_at:time",
+    "segmenter_id:str segmenter:str init:str weights_source:str weights_sha256:str parameters:str dataset:str "
+    "split_id:str inputs_sha256:str n_train:i32 n_val:i32 n_trained:i64 best_epoch:i32 n_epochs:i32 val_dice:f64 "
+    "file_sha256:str versions:str commit:str device:str seconds:f64 cpu_seconds:f64 finished_at:time",
 )  # fmt: skip
 SEGMENTATIONS = _table(
     "segmentations", "source_id",
-    "source_id:str segmenter_id:str segmenter:str prompt:str dataset:str split_id:str part:str inputs_sha256:str "
-    "n_images:i32 n_missed:i32 n_false_positive:i32 versions:str commit:str device:str seconds:f64 finished_at:time",
+    "source_id:str segmenter_id:str segmenter:str init:str proposer:str prompt:str dataset:str split_id:str part:str "
+    "inputs_sha256:str n_images:i32 n_missed:i32 n_false_positive:i32 versions:str commit:str device:str seconds:f64 "
+    "finished_at:time",
 )  # fmt: skip
 FAILURES = _table("failures", "job key", "job:str key:str source:str reason:str failed_at:time")
 
