@@ -20,6 +20,7 @@ from busistore import models
 from busistore.errors import BusistoreError, lookup
 from busistore.ids import canonical_json, content_id
 from busistore.jobs import Report, Shards, Track, lesions, silent
+from busistore.jobs.annotation import agreement
 from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.ingest import mask_row
 from busistore.jobs.kept_tokens import kept
@@ -64,7 +65,7 @@ def segment(
     dry_run: bool = False,
     track: Track = silent,
 ) -> Report:
-    """Predict and score the masks of a part that are not stored.
+    """Predict and score the masks of a part that are not stored; beside them, how well true masks agree.
 
     Args:
         name: id of a segmenter, or its kind: then the newest that was trained on the split, or, of one that is not
@@ -103,6 +104,7 @@ def segment(
                 "split_id": chosen.split_id, "dataset": chosen.dataset, "inputs_sha256": inputs,
                 "n_images": len(ids)}  # fmt: skip
         _conclude(store, row, made, ids, report.seconds, anew=bool(missing))
+        report.notes += agreement(store, chosen.dataset, track).notes
     return report
 
 

@@ -28,12 +28,14 @@ from tests.filled import (
     filled_store,
     put_runs,
 )
+from tests.segmented import segmented_store
 
 OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
            "hardest_images", "run_cost", "outcomes", "compared_runs", "stability", "leakage_delta")  # fmt: skip
 OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
 OF_LEAKAGE = ("leakage_delta",)  # answered by `leaky`
-OF_MASKS = ("segmentation", "two_stage")  # there are masks to ask in test_jobs_segment and test_two_stage
+OF_MASKS = ("segmentation", "segmentation_strata", "segmenter_curves", "trained_segmenters", "mask_scores",
+            "report_masks", "annotation_ceiling", "two_stage")  # fmt: skip  # answered by `segmented`
 EXAMPLES = {"a": "alpha", "b": "beta", "run_id": "run-alpha-1-0"}  # values for parameters that are required
 
 
@@ -112,6 +114,11 @@ def leaky(leaky_store):
     return sql.connect(leaky_store)
 
 
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    return sql.connect(segmented_store(tmp_path_factory.mktemp("segmented") / "store"))
+
+
 def _required(name: str) -> dict[str, str]:
     return {p: EXAMPLES[p] for p, about in queries.load(name).parameters.items() if about.required}
 
@@ -121,14 +128,15 @@ def _rows(con, name: str, columns: str, **parameters) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", queries.names())
-def test_query_says_what_it_asks_and_answers(con, prompted, leaky, empty, name):
+def test_query_says_what_it_asks_and_answers(con, prompted, leaky, segmented, empty, name):
     query = queries.load(name)
     assert re.fullmatch(r"[A-Z].{20,119}[.?]", query.description)
     assert set(re.findall(r"\$(\w+)", re.sub("--.*", "", query.text))) == set(query.parameters)
-    asked = prompted if name in OF_PROMPTS else leaky if name in OF_LEAKAGE else con
+    others = ((prompted, OF_PROMPTS), (leaky, OF_LEAKAGE), (segmented, OF_MASKS))
+    asked = next((other for other, of in others if name in of), con)
     answer = sql.ask(asked, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
-    assert answer.height or name in ("stale", *OF_MASKS)
+    assert answer.height or name in ("stale", "two_stage")  # which is answered in test_two_stage
 
 
 @pytest.mark.parametrize("name", queries.names())

@@ -1,0 +1,23 @@
+-- The masks that stand in the report: of each trained segmenter, prompt and part the newest, test before validation.
+-- $dataset: one data set (default: all)
+WITH newest AS (
+    SELECT * FROM segmentations
+    WHERE $dataset IS NULL OR dataset = $dataset
+    QUALIFY row_number() OVER (
+        PARTITION BY segmenter_id, prompt, proposer, part ORDER BY finished_at DESC NULLS LAST, source_id
+    ) = 1
+)
+SELECT g.dataset, g.segmenter, coalesce(g.init, s.init) AS init, s.weights_source, s.parameters, g.prompt, g.proposer,
+       g.part, g.n_images, g.n_missed, g.n_false_positive, c.n_lesions, c.n_found, c.n_false_marks,
+       s.n_train, s.n_val, s.n_trained, s.best_epoch, s.n_epochs, s.seconds AS train_s, g.segmenter_id, g.source_id,
+       g.split_id
+FROM newest g LEFT JOIN segmenters s ON s.segmenter_id = g.segmenter_id
+LEFT JOIN (
+    SELECT m.run_id,
+           CAST(sum(m.value) FILTER (m.metric = 'n_lesions') AS BIGINT) AS n_lesions,
+           CAST(sum(m.value) FILTER (m.metric = 'n_lesions_found') AS BIGINT) AS n_found,
+           CAST(sum(m.value) FILTER (m.metric = 'n_false_lesions') AS BIGINT) AS n_false_marks
+    FROM metrics m JOIN images i ON i.image_id = m.subject SEMI JOIN newest ON newest.source_id = m.run_id
+    GROUP BY m.run_id
+) c ON c.run_id = g.source_id
+ORDER BY g.dataset, g.part = 'val', g.segmenter, g.segmenter_id, g.prompt, g.proposer
