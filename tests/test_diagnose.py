@@ -313,7 +313,8 @@ def command(*arguments):
     return CliRunner().invoke(app, ["diagnose", *arguments], catch_exceptions=False)
 
 
-def test_the_command(copied, marked):
+def test_the_command(copied, marked, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     before = {n: copied.dataset(n).version for n in copied.names()}
     done = command("scan.png", "--model", "fake", "--segmenter", "unet", "-o", "out", "--format", "json")
     assert done.exit_code == 0, done.output

@@ -7,7 +7,10 @@ from typing import Any
 from busistore.report.parts import count, decimal, plural
 
 ORACLE = "Oracle: the prompt is taken from the truth."
-INITS = {"random": ["random weights"], "sam": ["from SAM's weights"], "bussam": ["published weights"]}
+INITS = {
+    "random": ["random weights"], "sam": ["from SAM's weights"], "bussam": ["published weights"],
+    "fine-tuned": ["from SAM trained on elsewhere"],
+}  # fmt: skip
 POLICY = (
     "Masks are compared in the pixels of the original images. Dice and NSD count 0 for a missed lesion and for a "
     "normal image that got a mask; normal images rightly left empty are not in the mean. The distance of a missed "
