@@ -75,7 +75,7 @@ def apart(side: str, given: argparse.Namespace) -> dict[str, float]:
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, str(given.folder), "--side", side]
     command += ["--batch", str(given.batch), "--steps", str(given.steps)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 
@@ -95,12 +95,13 @@ def main() -> None:
     print(f"{'side':<28} {'wall, s':>8} {'CPU, s':>8} {'share of CPU':>13} {'peak, GiB':>10}")
     for side, told in found.items():
         if not told:
-            print(f"{side:<28} ended: out of memory?")
+            print(f"{side:<28} ended without an answer; what it said stands above")
             continue
         share = f"1/{first['cpu_s'] / told['cpu_s']:.1f}" if first else "-"
         print(f"{side:<28} {told['wall_s']:8.2f} {told['cpu_s']:8.2f} {share:>13} {told['peak_gib']:10.2f}")
     kept = found["kept tokens, fp32"]
-    print(f"tokens, once an image: {kept['tokens_s']:.2f} s, {kept['tokens_cpu_s']:.2f} CPU s")
+    if kept:
+        print(f"tokens, once an image: {kept['tokens_s']:.2f} s, {kept['tokens_cpu_s']:.2f} CPU s")
 
 
 if __name__ == "__main__":

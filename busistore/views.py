@@ -69,6 +69,25 @@ SELECT i.*, m.area_px, m.bbox_px, m.n_masks, m.n_lesions, m.touches_edge, m.is_e
 FROM images i LEFT JOIN masks m ON m.image_id = i.image_id AND m.source_id = 'truth'
 LEFT JOIN current_groups g ON g.image_id = i.image_id AND g.dataset IS NOT DISTINCT FROM i.dataset
 """,
+    # One row an image under each predicted mask, with its metrics and the size of its true lesions.
+    "mask_results": """
+SELECT g.source_id, g.segmenter, g.init, g.prompt, g.proposer, g.part, g.segmenter_id, g.dataset, g.split_id,
+       m.subject AS image_id, i.label, t.area_px AS lesion_area_px,
+       t.area_px / (i.width_px::DOUBLE * i.height_px) AS lesion_share,
+       max(m.value) FILTER (m.metric = 'dice') AS dice,
+       max(m.value) FILTER (m.metric = 'hd95') AS hd95_px,
+       max(m.value) FILTER (m.metric = 'nsd_3px') AS nsd_3px,
+       max(m.value) FILTER (m.metric = 'hd_bussam_compat') AS hd_bussam_compat,
+       max(m.value) FILTER (m.metric = 'missed') AS missed,
+       max(m.value) FILTER (m.metric = 'false_positive') AS false_positive,
+       max(m.value) FILTER (m.metric = 'n_lesions') AS n_lesions,
+       max(m.value) FILTER (m.metric = 'n_lesions_found') AS n_found,
+       max(m.value) FILTER (m.metric = 'n_false_lesions') AS n_false_marks
+FROM segmentations g JOIN metrics m ON m.run_id = g.source_id
+JOIN images i ON i.image_id = m.subject
+LEFT JOIN masks t ON t.image_id = m.subject AND t.source_id = 'truth'
+GROUP BY ALL
+""",
 }
 
 

@@ -20,6 +20,7 @@ from busistore.ids import content_id
 from busistore.jobs import Report, Track, columns, silent
 from busistore.jobs.group import newest
 from busistore.jobs.ingest import TRUTH
+from busistore.jobs.run_rows import metric_row
 from busistore.metrics.masks import mask_metrics, summary
 from busistore.registration import Features, Registration
 from busistore.schema import IMAGES, MASKS, METRICS
@@ -156,7 +157,7 @@ def compared(true: np.ndarray, mask: np.ndarray, to_mask: np.ndarray) -> dict[st
 
 def _of_pairs(run_id: str, scores: dict[Pair, dict[str, float]]) -> list[dict[str, Any]]:
     return [
-        _metric(run_id, APART.join(pair), name, value, 1)
+        metric_row(run_id, APART.join(pair), name, value, 1)
         for pair, values in scores.items() for name, value in values.items() if not np.isnan(value)
     ]  # fmt: skip
 
@@ -168,10 +169,6 @@ def _over_pairs(run_id: str, scores: dict[Pair, dict[str, float]]) -> list[dict[
     for name, mean in summary(rows).items():
         if mean.n_used:
             middle = float(np.nanmedian([values.get(name, np.nan) for values in rows]))
-            made += [_metric(run_id, PAIRS_SUBJECT, name, mean.mean, mean.n_used),
-                     _metric(run_id, PAIRS_SUBJECT, f"median_{name}", middle, mean.n_used)]  # fmt: skip
+            made += [metric_row(run_id, PAIRS_SUBJECT, name, mean.mean, mean.n_used),
+                     metric_row(run_id, PAIRS_SUBJECT, f"median_{name}", middle, mean.n_used)]  # fmt: skip
     return made
-
-
-def _metric(run_id: str, subject: str, name: str, value: float, n_used: int) -> dict[str, Any]:
-    return {"run_id": run_id, "subject": subject, "metric": name, "class": "", "value": value, "n_used": n_used}

@@ -24,6 +24,7 @@ from busistore.jobs.episodes import Episode, Split, load_split
 from busistore.jobs.models import find
 from busistore.jobs.runs import Cell, Read, load_vectors, no_images, run_many
 from busistore.methods import METHODS, TextReadout, needs_support, needs_text, needs_tower
+from busistore.methods.parameters import from_json
 from busistore.methods.transclip import TransClip
 from busistore.models import Located
 from busistore.schema import EPISODES, MODELS, RUNS
@@ -138,7 +139,7 @@ def _method(run: dict[str, Any]) -> Any:
         made.pop("prompts", None)
     if made.keys() - {f.name for f in dataclasses.fields(kind)}:
         raise _changed(run)
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in made.items()})
+    return kind(**from_json(made))
 
 
 def _changed(run: dict[str, Any]) -> BusistoreError:

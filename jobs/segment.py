@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,9 @@ from busistore.jobs import Report, Shards, Track, lesions, silent
 from busistore.jobs.annotation import agreement
 from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.ingest import mask_row
-from busistore.jobs.kept_tokens import kept
+from busistore.jobs.kept_tokens import asked_once, kept
 from busistore.jobs.proposals import Proposer, proposer
-from busistore.jobs.run_rows import commit
+from busistore.jobs.run_rows import commit, metric_row
 from busistore.jobs.segmenters import loaded, ready, trained
 from busistore.methods import with_parameters
 from busistore.metrics.masks import mask_metrics, summary
@@ -170,6 +171,7 @@ def _predicted(held: Held, given: Lesions) -> Iterator[np.ndarray]:
     """The mask of each image, (H, W) bool in original pixels: logits are enlarged and then cut."""
     from busistore.segmenters import answers
 
+    given = replace(given, tokens=asked_once(given.tokens))
     ask = partial(_prompts, held, given)
     for k, (_, logits) in enumerate(answers.answers(held.segmenter, held.network, given, ask)):
         yield answers.enlarged(logits, given.masks[k].shape) > 0
@@ -185,12 +187,8 @@ def _rows(image_id: str, source_id: str, mask: np.ndarray, scores: dict[str, flo
     row = mask_row(mask, source_id, 1)
     return {
         MASKS.name: [{"image_id": image_id, **row, "n_masks": int(not row["is_empty"])}],
-        METRICS.name: [_metric(source_id, image_id, name, v, 1) for name, v in scores.items() if not np.isnan(v)],
+        METRICS.name: [metric_row(source_id, image_id, name, v, 1) for name, v in scores.items() if not np.isnan(v)],
     }
-
-
-def _metric(source_id: str, subject: str, name: str, value: float, n_used: int) -> dict[str, Any]:
-    return {"run_id": source_id, "subject": subject, "metric": name, "class": "", "value": value, "n_used": n_used}
 
 
 def scores_of(store: Store, source_id: str, ids: Sequence[str]) -> list[dict[str, float]]:
@@ -213,7 +211,7 @@ def _conclude(
     means = summary(scores_of(store, source_id, ids))
     some = next(iter(means.values()))
     counts = {"n_missed": some.n_missed, "n_false_positive": some.n_false_positive}
-    found = [_metric(source_id, made["part"], name, m.mean, m.n_used) for name, m in means.items() if m.n_used]
+    found = [metric_row(source_id, made["part"], name, m.mean, m.n_used) for name, m in means.items() if m.n_used]
     store.put(METRICS, found, replace=True)
     told = {
         "segmenter_id": row["segmenter_id"], "segmenter": row["segmenter"], "init": row["init"],

@@ -16,6 +16,7 @@ from busistore.errors import BusistoreError, MissingWeights, UnknownName
 from busistore.ids import canonical_json, content_id, plain, sha256
 from busistore.jobs.episodes import Split
 from busistore.jobs.run_rows import commit
+from busistore.methods.parameters import from_json
 from busistore.schema import SEGMENTERS
 from busistore.segmenters import SEGMENTERS as KINDS
 from busistore.segmenters import Segmenter, Start
@@ -123,8 +124,7 @@ def command(row: dict[str, Any]) -> str:
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    made = json.loads(row["parameters"])
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in made.items()}
+    return from_json(json.loads(row["parameters"]))
 
 
 def is_whole(store: Store, row: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from busistore.ids import content_id, sha256
 from busistore.jobs import Report, Track, lesions, silent
 from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.kept_tokens import kept
+from busistore.jobs.run_rows import metric_row
 from busistore.jobs.segmenters import WEIGHTS, folder_of, is_whole, key_of, rows, told_of
 from busistore.methods import with_parameters
 from busistore.schema import METRICS, SEGMENTERS
@@ -136,7 +137,6 @@ def _row(plan: Plan, network: Network, progress: Progress, file_sha256: str) -> 
 def _curves(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
     n_of = {"val_dice": len(plan.val)}
     return [
-        {"run_id": plan.segmenter_id, "subject": f"epoch:{epoch:03d}", "metric": name, "class": "", "value": value,
-         "n_used": n_of.get(name, len(plan.train))}
+        metric_row(plan.segmenter_id, f"epoch:{epoch:03d}", name, value, n_of.get(name, len(plan.train)))
         for epoch, name, value in progress.curves
-    ]  # fmt: skip
+    ]

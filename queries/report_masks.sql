@@ -13,11 +13,8 @@ SELECT g.dataset, g.segmenter, coalesce(g.init, s.init) AS init, s.weights_sourc
        g.split_id
 FROM newest g LEFT JOIN segmenters s ON s.segmenter_id = g.segmenter_id
 LEFT JOIN (
-    SELECT m.run_id,
-           CAST(sum(m.value) FILTER (m.metric = 'n_lesions') AS BIGINT) AS n_lesions,
-           CAST(sum(m.value) FILTER (m.metric = 'n_lesions_found') AS BIGINT) AS n_found,
-           CAST(sum(m.value) FILTER (m.metric = 'n_false_lesions') AS BIGINT) AS n_false_marks
-    FROM metrics m JOIN images i ON i.image_id = m.subject SEMI JOIN newest ON newest.source_id = m.run_id
-    GROUP BY m.run_id
-) c ON c.run_id = g.source_id
+    SELECT source_id, CAST(sum(r.n_lesions) AS BIGINT) AS n_lesions, CAST(sum(r.n_found) AS BIGINT) AS n_found,
+           CAST(sum(r.n_false_marks) AS BIGINT) AS n_false_marks
+    FROM mask_results r GROUP BY source_id
+) c ON c.source_id = g.source_id
 ORDER BY g.dataset, g.part = 'val', g.segmenter, g.segmenter_id, g.prompt, g.proposer

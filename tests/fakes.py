@@ -69,3 +69,13 @@ def _build(path: Path):
             return torch.nn.functional.adaptive_avg_pool2d(images[:, :1], 8).flatten(1) @ weight.T
 
     return OneLayer()
+
+
+def rows(store, table: str, where: str | None = None) -> list[dict]:
+    """Rows of a stored table as dicts."""
+    return store.read(table, where=where).to_pylist()
+
+
+def part(store, name: str) -> list[str]:
+    """Sorted ids of the images of one part of the only split."""
+    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))

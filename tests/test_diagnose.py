@@ -33,7 +33,7 @@ from busistore.models import TextTower
 from busistore.preprocess import recipes
 from busistore.schema import IMAGES, MASKS, RUNS
 from busistore.store import Store
-from tests.fakes import FAKE_DIM, busi_folder, register_model, speckle
+from tests.fakes import FAKE_DIM, busi_folder, part, register_model, rows, speckle
 
 SMALL = {"width": "8", "depth": "2", "epochs": "1", "batch_size": "4", "warm_up": "2", "rate": "3e-3"}
 READERS = ("zero-shot", "tip-adapter", "ss-text")
@@ -102,14 +102,6 @@ def two_squares(shape: tuple[int, int]) -> np.ndarray:
     mask[40:44, 50:60] = True
     mask[60, 60] = True
     return mask
-
-
-def rows(store, table, where=None):
-    return store.read(table, where=where).to_pylist()
-
-
-def part(store, name):
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
 
 
 def runs(store, **fields):

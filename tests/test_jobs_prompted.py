@@ -28,7 +28,7 @@ from busistore.segmenters.bussam_segmenter import BussamSegmenter
 from busistore.segmenters.prompts import centre_click
 from busistore.segmenters.sam_segmenter import SamSegmenter
 from busistore.store import Store
-from tests.fakes import busi_folder
+from tests.fakes import busi_folder, part, rows
 
 CACHED = {"size": "tiny", "init": "random", "cache": "vit", "epochs": "1", "batch_size": "6", "warm_up": "1"}
 
@@ -51,14 +51,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copied(whole, tmp_path):
     return Store.open(shutil.copytree(whole.path, tmp_path / "store"))
-
-
-def rows(store, table, where=None):
-    return store.read(table, where=where).to_pylist()
-
-
-def part(store, name):
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
 
 
 def tokens_of(store, layer):
@@ -227,6 +219,16 @@ def test_one_image_of_no_store_gets_the_mask_of_the_store(whole):
     assert (mask == predicted(whole, "auto")[image_id]).mean() > 0.99  # tokens are not rounded to 16 bits
     with pytest.raises(BusistoreError, match="'oracle-click' needs the true mask"):
         mask_of(held._replace(prompt="oracle-click"), np.zeros((64, 64), np.uint8))
+
+
+def test_a_proposer_and_the_network_share_the_tokens_of_an_image(whole, monkeypatch):
+    row, (made,), asked = trained(whole, "bussam"), rows(whole, "segmentations", "prompt = 'auto'"), []
+    held = hold(whole, row, load_split(whole, made["split_id"], None), "auto")
+    real = BussamSegmenter.tokens
+    monkeypatch.setattr(BussamSegmenter, "tokens", lambda *given: asked.append(1) or real(*given))
+    image_id = part(whole, "test")[0]
+    mask_of(held, pixels.grey(whole.files(IMAGES)[image_id], image_id))
+    assert len(asked) == 1
 
 
 def test_sam_answers_as_its_own_predictor(whole):

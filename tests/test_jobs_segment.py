@@ -24,7 +24,7 @@ from busistore.schema import MASKS
 from busistore.segmenters import answers, training
 from busistore.segmenters.baseline import Unet
 from busistore.store import Store
-from tests.fakes import busi_folder
+from tests.fakes import busi_folder, part, rows
 from tests.test_jobs_ingest import counts
 
 SMALL = {"width": "8", "depth": "2", "epochs": "2", "batch_size": "4", "warm_up": "2", "rate": "3e-3"}
@@ -53,14 +53,6 @@ def whole(prepared, tmp_path_factory):
 @pytest.fixture
 def world(prepared, tmp_path):
     return Store.open(shutil.copytree(prepared.path, tmp_path / "store"))
-
-
-def rows(store, table, where=None):
-    return store.read(table, where=where).to_pylist()
-
-
-def part(store, name):
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
 
 
 def weights(store) -> bytes:

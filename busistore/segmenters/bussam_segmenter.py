@@ -90,9 +90,7 @@ class BussamSegmenter(Weighted):
 
     def encoder(self, start: Start) -> dict[str, Any]:
         """See Segmenter."""
-        seed = self.init_seed if start.init == "random" else None
-        return {"name": "bussam-vit", "size": self.size, "init": start.init, "sha256": start.sha256, "seed": seed,
-                "adapted": self._is_adapted, "code": 1}  # fmt: skip
+        return super().encoder(start) | {"name": "bussam-vit", "adapted": self._is_adapted}
 
     def tokens(self, network: Bussam, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 32, 32, W); see Segmenter."""

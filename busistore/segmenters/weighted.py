@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from busistore.errors import MissingWeights, lookup
 from busistore.segmenters.base import Segmenter, Start
@@ -51,6 +51,12 @@ class Weighted(Segmenter):
         """Random weights stand in for others only where they are asked for."""
         fits = (start.path is None) == (self.init == "random") and start.init in ("nothing", self.init)
         self.require(fits, f"a network of init={self.init} is not made from '{start.init}'")
+
+    def encoder(self, start: Start) -> dict[str, Any]:
+        """See Segmenter."""
+        seed = self.init_seed if start.init == "random" else None
+        return {"name": self.name, "size": self.size, "init": start.init, "sha256": start.sha256, "seed": seed,
+                "code": 1}  # fmt: skip
 
     @property
     def sam_size(self) -> SamSize:
