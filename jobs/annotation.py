@@ -21,14 +21,13 @@ from busistore.jobs import Report, Track, columns, silent
 from busistore.jobs.group import newest
 from busistore.jobs.ingest import TRUTH
 from busistore.jobs.run_rows import metric_row
-from busistore.metrics.masks import mask_metrics, summary
+from busistore.metrics.masks import mask_metrics
 from busistore.registration import Features, Registration
 from busistore.schema import IMAGES, MASKS, METRICS
 from busistore.store import Store, quote
 
 CODE = 1  # raised when the agreement of the same masks changes
-PAIRS_SUBJECT = "pairs"  # of the means and medians; that of a pair is the ids of its images
-APART = "|"
+APART = "|"  # between the ids of a pair, which are the subject of its metrics
 Pair = tuple[str, str]
 
 
@@ -63,7 +62,7 @@ def _agreement(store: Store, dataset: str, report: Report, track: Track) -> None
             for pair, values in _scores(store, pairs):
                 scores[pair] = values
                 advance(1)
-        store.put(METRICS, [*_of_pairs(run_id, scores), *_over_pairs(run_id, scores)], replace=True)
+        store.put(METRICS, _of_pairs(run_id, scores), replace=True)
         compared = {pair for pair, values in scores.items() if values}
         report.written += len(compared)
         if len(compared) < len(pairs):
@@ -160,15 +159,3 @@ def _of_pairs(run_id: str, scores: dict[Pair, dict[str, float]]) -> list[dict[st
         metric_row(run_id, APART.join(pair), name, value, 1)
         for pair, values in scores.items() for name, value in values.items() if not np.isnan(value)
     ]  # fmt: skip
-
-
-def _over_pairs(run_id: str, scores: dict[Pair, dict[str, float]]) -> list[dict[str, Any]]:
-    """Mean and median of each metric over the pairs where it has a value."""
-    rows = [values for values in scores.values() if values]
-    made = []
-    for name, mean in summary(rows).items():
-        if mean.n_used:
-            middle = float(np.nanmedian([values.get(name, np.nan) for values in rows]))
-            made += [metric_row(run_id, PAIRS_SUBJECT, name, mean.mean, mean.n_used),
-                     metric_row(run_id, PAIRS_SUBJECT, f"median_{name}", middle, mean.n_used)]  # fmt: skip
-    return made

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from busistore import models, overlay, pixels, sheet, splits, stats
+from busistore import models, overlay, pixels, sheet, stats
 from busistore.errors import BadInput, BusistoreError, UnknownName
+from busistore.jobs import seen
+from busistore.jobs.asked import ask
 from busistore.jobs.certainty import Certainty, certainty_of
 from busistore.jobs.encode import current_vectors
-from busistore.jobs.episodes import Split
 from busistore.jobs.refit import Classifier, classifier
-from busistore.jobs.segment import hold, mask_of, named, prompt_of
+from busistore.jobs.segment import mask_of
 from busistore.lesion_shape import Shape, lesion_shapes
 from busistore.preprocess import recipes
 from busistore.schema import IMAGES, embeddings_name
@@ -126,19 +127,23 @@ def diagnose(
     stats.check_confidence(confidence)
     picture = picture_of(store, image)
     asked = classifier(store, model, method, run, weights)
-    row, split = named(store, segmenter, asked.split.split_id, None, {}, segmenter_weights)
-    prompt = _prompt(row, prompt, proposed_by)
-    probabilities, of_val = asked.answer(_vector(store, asked, picture))
+    drawn_by = ask(store, segmenter, prompt=_blind(prompt), proposed_by=proposed_by, split=asked.split.split_id,
+                   weights=segmenter_weights)  # fmt: skip
+    vector = _vector(store, asked, picture)
+    probabilities, of_val = asked.answer(vector)
     told = dict(zip(asked.split.classes, map(float, probabilities), strict=True))
     certainty = certainty_of(store, asked, probabilities, of_val, confidence)
-    mask, proposer = None, ""
-    if max(told, key=told.__getitem__) in LESIONS:
-        held = hold(store, row, split, prompt, proposed_by, segmenter_weights)
-        mask, proposer = mask_of(held, picture.grey), held.proposer.proposer_id if held.proposer else ""
-    parts = {"classifier": _part(asked.split, picture.ids),
-             "segmenter": _part(split, picture.ids) if row["split_id"] else None}  # fmt: skip
-    made = Diagnosis(picture, told, certainty, asked.run, row, prompt, proposer, mask, parts)
-    made.notes.extend([*_seen(made, asked), *_remarks(made)])
+    is_lesion = max(told, key=told.__getitem__) in LESIONS
+    mask = mask_of(drawn_by.hold(store), picture.grey) if is_lesion else None
+    learns = drawn_by.row["n_train"] or drawn_by.chosen
+    parts = {"classifier": seen.part_of(asked, picture.ids),
+             "segmenter": seen.part_of(drawn_by, picture.ids) if learns else None}  # fmt: skip
+    proposer = drawn_by.proposer_id if is_lesion else ""
+    made = Diagnosis(picture, told, certainty, asked.run, drawn_by.row, drawn_by.prompt, proposer, mask, parts)
+    about = picture.name, picture.ids, [] if picture.ids else seen.near(store, asked, picture.grey, vector)
+    made.notes.extend([*seen.of_class(asked, *about), *_remarks(made)])
+    if is_lesion:
+        made.notes.extend([*seen.of_mask(drawn_by, *about), *drawn_by.warnings(store)])
     return made
 
 
@@ -212,10 +217,10 @@ def _same(store: Store, sha256: str) -> list[str]:
     return sorted(store.read(IMAGES.name, ["image_id"], where)["image_id"].to_pylist())
 
 
-def _prompt(row: dict[str, Any], prompt: str | None, proposed_by: str | None) -> str:
+def _blind(prompt: str | None) -> str:
     if prompt is not None and prompt.startswith("oracle"):
         raise BusistoreError(f"'{prompt}' is taken from a true mask, which an image to diagnose has not; use 'auto'")
-    return prompt_of(row, prompt or "auto", proposed_by)
+    return prompt or "auto"
 
 
 def _vector(store: Store, asked: Classifier, picture: Picture) -> np.ndarray:
@@ -226,27 +231,6 @@ def _vector(store: Store, asked: Classifier, picture: Picture) -> np.ndarray:
     if known:
         return store.vectors(embeddings_name(asked.located.model_id, recipe.recipe_id), known[:1])[0]
     return models.load(asked.located).encode(recipes.apply(recipe, picture.grey).pixels[None])[0]
-
-
-def _part(split: Split, ids: list[str]) -> str | None:
-    """The part of a split that an image is in; of several with the same pixels the one most seen in training."""
-    return next((name for name in splits.PARTS if set(ids) & set(split.parts.get(name, ()))), None)
-
-
-def _seen(made: Diagnosis, asked: Classifier) -> list[str]:
-    """Where the image was learned from: then what is said of it is no test."""
-    name, own = made.picture.name, {asked.split.group_of.get(i) for i in made.picture.ids} - {None}
-    group_of, notes = asked.split.group_of, []
-    if set(made.picture.ids) & set(asked.cell.episode.ids):
-        notes.append(f"the classifier learned from '{name}': its class is a resubstitution, not a test")
-    elif own & {group_of[i] for i in asked.cell.episode.ids}:
-        notes.append(f"the classifier learned from a near-duplicate of '{name}': its class is no fair test")
-    elif made.parts["classifier"] == "val":
-        notes.append(f"'{name}' is a validation image: the prediction set was made with it")
-    if made.mask is not None and made.parts["segmenter"] in ("train", "val"):
-        how = "the segmenter was trained on" if made.parts["segmenter"] == "train" else "the segmenter was chosen on"
-        notes.append(f"{how} the part that '{name}' is in: its mask is a resubstitution, not a test")
-    return notes
 
 
 def _remarks(made: Diagnosis) -> list[str]:
@@ -261,6 +245,4 @@ def _remarks(made: Diagnosis) -> list[str]:
         notes.append("no mask was made, as the most probable class has none; the prediction set holds one that has")
     if made.mask is not None and not made.lesions:
         notes.append(f"the class is {made.predicted}, and the segmenter marks no lesion")
-    if made.segmenter.get("init") == "random":
-        notes.append("the segmenter began from random weights in place of pretrained ones")
     return notes

@@ -23,6 +23,8 @@ from busistore.segmenters import Segmenter, Start
 from busistore.store import Store
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from busistore.segmenters.training import Network
 
 RECIPE = "original"  # networks are given original images, and squeeze them themselves
@@ -46,6 +48,12 @@ def kept(
             _compute(store, segmenter, network, encoder_id, {i: now[i] for i in missing}, advance)
     shape = shape_of(store.dataset(name).schema)
     return lambda wanted: store.vectors(name, wanted).reshape(-1, *shape)
+
+
+def rounded(tokens: Tensor, dtype: type = np.float32) -> np.ndarray:
+    """Tokens as numbers of 16 bits, which is how they are kept: infinite where they do not fit."""
+    with np.errstate(over="ignore"):
+        return tokens.numpy().astype(np.float16).astype(dtype)
 
 
 def asked_once(tokens: Callable[[np.ndarray], np.ndarray] | None) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -85,8 +93,7 @@ def _compute(
 
 def _made(store: Store, segmenter: Segmenter, network: Network, ids: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     for image_id, data in store.files(IMAGES).stream(ids):
-        with np.errstate(over="ignore"):
-            tokens = segmenter.tokens(network, [pixels.grey(data, image_id)])[0].numpy().astype(np.float16)
+        tokens = rounded(segmenter.tokens(network, [pixels.grey(data, image_id)])[0], np.float16)
         if not np.isfinite(tokens).all():
             raise BusistoreError(f"'{segmenter.name}' gave tokens of '{image_id}' that do not fit 16 bits; cache=none")
         yield image_id, tokens

@@ -4,5 +4,5 @@ SELECT segmenter, init, weights_source, weights_sha256, dataset, split_id, n_tra
        best_epoch, round(val_dice, 4) AS val_dice, round(seconds, 1) AS seconds, round(cpu_seconds, 1) AS cpu_seconds,
        device, parameters, segmenter_id, finished_at
 FROM segmenters
-WHERE $dataset IS NULL OR dataset = $dataset
+WHERE n_train > 0 AND ($dataset IS NULL OR dataset = $dataset)
 ORDER BY dataset, segmenter, finished_at, segmenter_id

@@ -11,7 +11,8 @@
 -- A mask is made where the predicted class has one, as `busistore diagnose` does: an image without a lesion is right
 -- where it is called normal, or else if its class is right and the mask is empty. Each run meets each segmentation of
 -- its split; n_images are those that both have. right_mask and dice_of_right (Dice, counted as 0 where the class is
--- wrong) are over the n_lesion of them that have a lesion, the other shares over all.
+-- wrong) are over the n_lesion of them that have a lesion, the other shares over all. Masks whose prompt was taken from
+-- the truth (oracle-...) come after all others: nobody has them of a new patient.
 WITH asked AS (
     SELECT * FROM current_runs
     WHERE ($dataset IS NULL OR dataset = $dataset) AND ($split_id IS NULL OR split_id = $split_id)
@@ -22,7 +23,7 @@ WITH asked AS (
     SELECT
         g.source_id, g.segmenter, g.segmenter_id, g.prompt, g.split_id, g.dataset, k.image_id,
         NOT t.is_empty AS has_lesion, k.is_empty AS is_unmarked, coalesce(d.value, 0) AS dice
-    FROM segmentations g JOIN masks k USING (source_id)
+    FROM current_segmentations g JOIN masks k USING (source_id)
     JOIN masks t ON t.image_id = k.image_id AND t.source_id = 'truth'
     LEFT JOIN metrics d
         ON d.run_id = g.source_id AND d.subject = k.image_id AND d.metric = 'dice' AND d.class = ''
@@ -44,13 +45,13 @@ WITH asked AS (
     FROM judged GROUP BY run_id, source_id
 )
 SELECT
-    r.method, r.model, r.shots, r.ratio, g.segmenter, g.prompt, count(*) AS n_runs, max(s.n_images) AS n_images,
+    r.method, r.model, r.shots, r.ratio, g.segmenter, g.init, g.prompt, g.proposer, count(*) AS n_runs, max(s.n_images) AS n_images,
     max(s.n_lesion) AS n_lesion, round(avg(s.right_class), 4) AS right_class, round(avg(s.right_mask), 4) AS right_mask,
     round(avg(s.both_right), 4) AS both_right, round(stddev_samp(s.both_right), 4) AS sd_both,
     round(avg(s.dice_of_right), 4) AS dice_of_right, r.protocol, r.dataset, r.split_id, g.segmenter_id, s.source_id,
     r.model_id, r.recipe_id, r.parameters
-FROM scored s JOIN asked r USING (run_id) JOIN segmentations g USING (source_id)
-GROUP BY r.method, r.model, r.shots, r.ratio, g.segmenter, g.prompt, r.protocol, r.dataset, r.split_id, g.segmenter_id,
+FROM scored s JOIN asked r USING (run_id) JOIN current_segmentations g USING (source_id)
+GROUP BY r.method, r.model, r.shots, r.ratio, g.segmenter, g.init, g.prompt, g.proposer, r.protocol, r.dataset, r.split_id, g.segmenter_id,
     s.source_id, r.model_id, r.recipe_id, r.parameters
-ORDER BY r.dataset, r.split_id, both_right DESC, r.method, r.model_id, r.shots, r.ratio, s.source_id, r.recipe_id,
+ORDER BY r.dataset, r.split_id, g.prompt LIKE 'oracle-%', both_right DESC, r.method, r.model_id, r.shots, r.ratio, s.source_id, r.recipe_id,
     r.protocol, r.parameters

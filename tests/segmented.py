@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from busistore import pixels, schema
+from busistore.jobs import lesions
 from busistore.jobs.ingest import mask_row
 from busistore.store import Store
 from tests.filled import image_row
@@ -51,7 +52,7 @@ def segmented_store(path: Path) -> Store:
         put_segmentation(store, name)
     agreed = [metric("annotation-toy-0123456789ab", pair, "dice", v) for pair, v in AGREED.items()]
     agreed += [metric("annotation-toy-0123456789ab", pair, "hd95", 10.0) for pair in AGREED]
-    store.put(schema.METRICS, [*agreed, metric("annotation-toy-0123456789ab", "pairs", "dice", 0.85)])
+    store.put(schema.METRICS, agreed)
     return store
 
 
@@ -60,7 +61,8 @@ def put_segmentation(store: Store, name: str, **changes) -> None:
     segmenter_id, kind, init, prompt, parameters = MADE[name]
     made = {"source_id": name, "segmenter_id": segmenter_id, "segmenter": kind, "init": init, "prompt": prompt,
             "dataset": "toy", "split_id": "toy-1", "part": "test", "n_images": 6, "finished_at": NOW,
-            "n_missed": int(name == "unet"), "n_false_positive": int(name == "unet")} | changes  # fmt: skip
+            "n_missed": int(name == "unet"), "n_false_positive": int(name == "unet"),
+            "inputs_sha256": lesions.inputs_sha256(store, LABELS)} | changes  # fmt: skip
     store.put(schema.SEGMENTATIONS, [made])
     store.put(schema.SEGMENTERS, [{
         "segmenter_id": segmenter_id, "segmenter": kind, "init": init, "parameters": json.dumps(parameters),

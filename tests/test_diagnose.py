@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +20,16 @@ from busistore import models, pixels
 from busistore.cli import app
 from busistore.errors import BusistoreError, MissingWeights
 from busistore.jobs import diagnose as jobs
+from busistore.jobs import seen
+from busistore.jobs.asked import ask as named
 from busistore.jobs.diagnose import LESIONS, NOTICE, diagnose, save
 from busistore.jobs.encode import encode
 from busistore.jobs.evaluate import evaluate
 from busistore.jobs.ingest import ingest
+from busistore.jobs.proposals import Chosen
 from busistore.jobs.refit import classifier
-from busistore.jobs.segment import hold, mask_of, named, segment, trained
+from busistore.jobs.segment import mask_of, segment
+from busistore.jobs.segmenters import trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
 from busistore.lesion_shape import lesion_shapes
@@ -34,6 +39,7 @@ from busistore.preprocess import recipes
 from busistore.schema import IMAGES, MASKS, RUNS
 from busistore.store import Store
 from tests.fakes import FAKE_DIM, busi_folder, part, register_model, rows, speckle
+from tests.speckle import speckle as real_speckle
 
 SMALL = {"width": "8", "depth": "2", "epochs": "1", "batch_size": "4", "warm_up": "2", "rate": "3e-3"}
 READERS = ("zero-shot", "tip-adapter", "ss-text")
@@ -205,7 +211,7 @@ def test_the_mask_is_that_of_segment(copied):
     ids = part(copied, "test")
     segment(copied, "unet")
     (made,) = rows(copied, "segmentations")
-    held = hold(copied, *named(copied, "unet", made["split_id"], None, {}, None), "auto")
+    held = named(copied, "unet", split=made["split_id"]).hold(copied)
     files = dict(copied.files(MASKS, f"source_id = '{made['source_id']}'").stream(ids))
     images = dict(copied.files(IMAGES).stream(ids))
     for i in ids[:3]:
@@ -249,10 +255,10 @@ def test_a_lesion_that_the_segmenter_does_not_see_is_told(store, monkeypatch):
 
 
 def test_random_weights_are_told(store, monkeypatch, marked):
-    row, split_of = named(store, "unet", None, None, {}, None)
-    monkeypatch.setattr(jobs, "named", lambda *_: (row | {"init": "random"}, split_of))
-    found = ask(store, part(store, "test")[0])
-    assert any("random weights" in n for n in found.notes)
+    asked = named(store, "unet")
+    monkeypatch.setattr(jobs, "ask", lambda *_, **__: replace(asked, row=asked.row | {"init": "random"}))
+    found = ask(store, predicted_as(store, True))
+    assert any("RANDOM weights" in n for n in found.notes)
     assert found.record()["segmenter"]["init"] == "random"
 
 
@@ -280,6 +286,49 @@ def test_a_copy_of_a_training_image_is_known_by_its_pixels(store, tmp_path):
     assert found.record()["image"]["stored_as"] == [image]
     assert any(n.startswith("the classifier learned from 'another name.bmp'") for n in found.notes)
     assert found.probabilities == ask(store, image).probabilities
+
+
+def test_a_picture_of_the_same_frame_is_known(tmp_path, monkeypatch):
+    """Cropped and brightened, a picture has other pixels; the registration that finds near-duplicates knows it."""
+    folder = busi_folder(tmp_path / "busi", 4)
+    for seed, path in enumerate(sorted(p for p in folder.rglob("*.png") if "mask" not in p.name)):
+        Image.fromarray(real_speckle(seed, 150, 200)).save(path)
+        Image.new("1", (200, 150)).save(path.with_name(path.stem + "_mask.png"))
+    register(monkeypatch, tmp_path)
+    store = Store.create(tmp_path / "store")
+    ingest(store, "busi", folder)
+    encode(store, "fake")
+    ids = sorted(r["image_id"] for r in rows(store, "images"))
+    grey = pixels.grey(store.files(IMAGES)[ids[5]], ids[5])
+    known = models.locate("fake")
+    asked = SimpleNamespace(located=known, run={"recipe_id": recipes.recipe("pad224").recipe_id})
+    brighter = np.clip(grey[5:, 8:].astype(int) + 9, 0, 255).astype(np.uint8)
+    vector = models.load(known).encode(recipes.apply(recipes.recipe("pad224"), brighter).pixels[None])[0]
+    assert seen.near(store, asked, brighter, vector) == [ids[5]]
+    assert seen.near(store, asked, real_speckle(99, 150, 200), vector) == []
+
+
+def test_a_near_duplicate_that_was_learned_from_is_said(store):
+    asked = classifier(store, "fake")
+    image = min(asked.cell.episode.ids)
+    (told,) = seen.of_class(asked, "x.png", [], [image])
+    assert told == "the classifier learned from a near-duplicate of 'x.png': its class is no fair test"
+    (told,) = seen.of_mask(named(store, "unet"), "x.png", [], [image])
+    assert told == "the segmenter learned from a near-duplicate of 'x.png': its mask is no fair test"
+    assert seen.of_class(asked, "x.png", [], [part(store, "test")[0]]) == []
+
+
+def test_what_proposes_the_prompts_is_said_to_have_learned(store):
+    """A segmenter used as published has learned from no image here; the probe that proposes its clicks has."""
+    asked, image = named(store, "unet"), part(store, "train")[0]
+    as_published = replace(asked, row=asked.row | {"n_train": 0})
+    assert seen.of_mask(as_published, "x", [image], []) == []
+    proposed = replace(as_published, chosen=Chosen("patch-probe-1", None))
+    (told,) = seen.of_mask(proposed, "x", [image], [])
+    assert told.startswith("what proposes the prompts was trained on the part that 'x' is in")
+    assert seen.of_mask(proposed, "x", [part(store, "test")[0]], []) == []
+    (told,) = seen.of_mask(proposed, "x", [], [image])
+    assert told == "what proposes the prompts learned from a near-duplicate of 'x': its mask is no fair test"
 
 
 def test_a_stored_image_needs_no_network(store, monkeypatch):

@@ -97,9 +97,11 @@ def test_curves_say_which_epoch_was_kept(store):
 def test_the_report_takes_the_newest_masks_of_a_setting(tmp_path):
     store = segmented_store(tmp_path / "store")
     put_segmentation(store, "unet", source_id="older", finished_at=earlier(1))
-    put_segmentation(store, "unet", source_id="other", part="val", finished_at=earlier(2))
+    val = [row | {"split_id": "toy-2", "part": "val"} for row in store.read("splits").to_pylist()]
+    store.put(schema.SPLITS, val)
+    put_segmentation(store, "unet", source_id="other", part="val", split_id="toy-2", finished_at=earlier(2))
     assert sql.run(store, "report_masks")["source_id"].to_list() == ["click", "unet", "other"]
-    assert set(sql.run(store, "mask_scores")["source_id"]) == {"click", "unet", "older", "other"}
+    assert set(sql.run(store, "mask_scores")["source_id"]) == {"click", "unet", "other"}
 
 
 @pytest.mark.parametrize("name", OF_MASKS)
@@ -248,10 +250,9 @@ def test_one_image_stands_for_a_group_in_a_gallery(tmp_path):
 
 
 def test_a_store_without_masks_names_the_command(tmp_path):
-    store = Store.create(tmp_path / "store")
-    with sources.Sources(store) as asked:
+    with sources.Sources(Store.create(tmp_path / "empty")) as asked:
         assert masks.section(asked).command == "busistore train-segmenter unet"
-    put_segmentation(store, "unet")
+    store = segmented_store(tmp_path / "store")
     store.delete("segmentations", "true")
     with sources.Sources(store) as asked:
         made = masks.section(asked)

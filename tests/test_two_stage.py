@@ -7,16 +7,20 @@ three runs: SSS is right of all three, SUW calls the normal image benign, UWS ca
 import pytest
 
 from busistore import schema, sql
+from busistore.jobs import lesions
+from tests.fakes import rows
 from tests.filled import NOW, SPLIT, TEST_IDS, filled_store
 
 BENIGN, MALIGNANT, NORMAL = TEST_IDS
 DICE = {"seg-a": {BENIGN: 0.9, MALIGNANT: 0.4}, "seg-b": {BENIGN: 0.6, MALIGNANT: 0.5, NORMAL: 0.0}}
 
 
-def segmentation(source_id: str, part: str = "test") -> dict:
+def segmentation(store, source_id: str, part: str = "test") -> dict:
+    ids = [r["image_id"] for r in rows(store, "splits", f"split_id = '{SPLIT}' AND part = '{part}'")]
     return {
         "source_id": source_id, "segmenter_id": f"unet-{source_id}", "segmenter": "unet", "prompt": "auto",
-        "dataset": "toy", "split_id": SPLIT, "part": part, "inputs_sha256": "", "n_images": 3, "n_missed": 0,
+        "dataset": "toy", "split_id": SPLIT, "part": part, "n_images": 3,
+        "inputs_sha256": lesions.inputs_sha256(store, ids), "n_missed": 0,
         "n_false_positive": 0, "versions": "{}", "commit": "", "device": "cpu", "seconds": 1.0, "finished_at": NOW,
     }  # fmt: skip
 
@@ -31,7 +35,7 @@ def put_masks(store, source_id: str, dice: dict[str, float]) -> None:
         {"run_id": source_id, "subject": i, "metric": name, "class": "", "value": v, "n_used": 1}
         for i, v in dice.items() for name in ("dice", "iou")
     ])  # fmt: skip
-    store.put(schema.SEGMENTATIONS, [segmentation(source_id)])
+    store.put(schema.SEGMENTATIONS, [segmentation(store, source_id)])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def store(tmp_path_factory):
     made = filled_store(tmp_path_factory.mktemp("filled") / "store")
     for source_id, dice in DICE.items():
         put_masks(made, source_id, dice)
-    store_val = segmentation("seg-val", "val")
+    store_val = segmentation(made, "seg-val", "val")
     made.put(schema.SEGMENTATIONS, [store_val])
     return made
 

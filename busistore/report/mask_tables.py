@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,13 @@ def _parameters(row: Row) -> Row:
 
 
 def prompt(row: Row) -> str:
-    """The protocol of prompts of a row, with what proposes them where that is known."""
-    return f"{row['prompt']} ({row['proposer']})" if row["proposer"] else row["prompt"]
+    """The protocol of prompts of a row, with what proposes them where that is known; of its hash four digits.
+
+    >>> prompt({"prompt": "auto", "proposer": "unet-b81be5fc75b9.a629bfff5c35"})
+    'auto (unet-b81b)'
+    """
+    proposer = re.sub(r"(-[0-9a-f]{4})[0-9a-f]{8}(\.[0-9a-f]+)?$", r"\1", row["proposer"] or "")
+    return f"{row['prompt']} ({proposer})" if proposer else row["prompt"]
 
 
 def place(row: Row) -> str:

@@ -28,6 +28,8 @@ class SamSegmenter(Weighted):
     summary: ClassVar[str] = "Segment Anything ViT-B as published, from a click or a box; it is not trained"
     prompted: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    code: ClassVar[int] = 2
 
     def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
         """See Segmenter."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INITS = {
     "sam": "SAM's published ViT-B, checked by its hash",
     "fine-tuned": "a file with the tensors of SAM's ViT-B that was trained on elsewhere, such as MedSAM's",
-    "bussam": "a whole checkpoint of BUSSAM, published or of another training",
+    "bussam": "a whole checkpoint of BUSSAM, as its published code writes them",
     "random": "drawn from a seed: to try the way out, and said in every record",
 }
 SIZES = ("vit_b", "tiny")
