@@ -43,6 +43,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_walk_prints_what_the_readme_shows(tmp_path):
     try:
         models.locate("efficientnet-lite0")
