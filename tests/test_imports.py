@@ -21,7 +21,8 @@ OWNERS = {
     "sklearn": {"methods"}, "peft": {"methods"}, "segment_anything": {"segmenters"}, "transformers": {"models"},
     "safetensors": {"models", "methods", "segmenters", "checkpoint"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
-    "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
+    "cv2": {"registration", "candidates", "groups", "datasets", "preprocess"}, "imagehash": {"groups", "candidates"},
+    "rapidocr": {"preprocess"},
     "urllib": {"chat"},  # of the standard library, and here because it reaches the network
 }  # fmt: skip
 

@@ -10,7 +10,16 @@ from busistore.errors import BadInput
 from busistore.preprocess.colour import is_tinted, luma
 from busistore.preprocess.findings import Artefacts, Finding, box_of
 from busistore.preprocess.levels import LevelSettings, flat_levels
-from busistore.preprocess.lines import Line, LineSettings, at_crossings, find_lines, line_ink, pair_lines, tophat
+from busistore.preprocess.lines import (
+    Line,
+    LineSettings,
+    at_crossings,
+    find_lines,
+    line_ink,
+    on_line,
+    pair_lines,
+    tophat,
+)
 from busistore.preprocess.marks import Mark, MarkSettings, find_marks, mark_ink
 from busistore.preprocess.overlays import OverlaySettings, find_ink
 from busistore.preprocess.partners import PartnerSettings, with_partners
@@ -32,8 +41,10 @@ class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, Overl
     """Chroma is searched from this many coloured pixels on."""
     text_aspect: float = 2.2
     """A mark inside a text box this many times as wide as tall is a letter."""
-    word_aspect: float = 1.2
+    word_aspect: float = 1.0
     """A mark in one this wide is a letter, too, unless a line ends there: a digit beside a mark looks like that."""
+    clear_score: float = 72.0
+    """A '+' of this score is no letter."""
     weak_score: float = 24.0
     """A mark below this counts only when a line or a sure mark of its level speaks for it."""
 
@@ -105,8 +116,13 @@ def marks_and_lines(grey, chroma, text: list[Found], settings: Settings) -> tupl
 
 
 def in_text(mark: Mark, text: list[Found], settings: Settings, aspect: float) -> bool:
-    """Whether a mark is a letter of a word of at least that width over height, or part of the vendor's name."""
+    """Whether a mark is a letter of a word of at least that width over height, or part of the vendor's name.
+
+    A sure '+' is no letter: its number beside it makes a word of the two.
+    """
     for finding, _ in text:
+        if mark.shape == "+" and mark.score >= settings.clear_score and finding.kind != "logo":
+            continue
         x0, y0, x1, y1 = finding.box
         inside = x0 - 2 <= mark.x <= x1 + 1 and y0 - 2 <= mark.y <= y1 + 1
         word = finding.kind == "logo" or (finding.kind == "text" and x1 - x0 >= aspect * (y1 - y0))
@@ -127,8 +143,7 @@ def with_roles(
     sides = []
     for shape in "+x":
         own = [m for m in marks if m.shape == shape]
-        crossed = at_crossings(pair_lines(spots, positions(own), settings), positions(own))
-        own = [mark for n, mark in enumerate(own) if n not in crossed]
+        own = _less_crossings(own, pair_lines(spots, positions(own), settings), settings)
         lines = find_lines(spots, positions(own), settings)
         own, lines = with_partners(grey, chroma, own, lines, settings)
         own, lines = _vouched(own, doubtful, lines, settings)
@@ -137,6 +152,16 @@ def with_roles(
     if _weight(crosses, cross_lines, settings) > _weight(pluses, plus_lines, settings) and len(crosses) > 1:
         return crosses, cross_lines
     return pluses, plus_lines
+
+
+def _less_crossings(marks: list[Mark], lines: list[Line], settings: Settings) -> list[Mark]:
+    """Marks less what is only the crossing of two lines, or a weak mark on the line between two far better ones."""
+    crossed = at_crossings(lines, positions(marks))
+    for n, mark in enumerate(marks):
+        through = [line.ends for line in lines if n not in line.ends and on_line(line, (mark.x, mark.y))]
+        if any(mark.score < settings.beside_share * min(marks[k].score for k in ends) for ends in through):
+            crossed.add(n)
+    return [mark for n, mark in enumerate(marks) if n not in crossed]
 
 
 def positions(marks: list[Mark]) -> np.ndarray:

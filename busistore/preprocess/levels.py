@@ -1,4 +1,4 @@
-"""Grey levels that a scanner writes in, told from tissue by runs and crosses of one level that speckle does not have."""
+"""Grey levels that a scanner writes in, told from tissue by crosses and runs of one level that speckle lacks."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import numpy as np
 
 ACROSS_PX = np.arange(-1, 2)  # a rounded point of a line lies this far beside it at most
 PARALLEL_PX = (-8, -5, 5, 8)
+OPPOSITE = float(np.cos(np.deg2rad(172)))
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class LineSettings:
     ray_first_px: int = 48
     """A ray must show for this long."""
     ray_tries: int = 6
-    """So many of the clearest directions are followed; the longest ray counts."""
+    """So many of the clearest directions are followed."""
     ray_hidden: int = 2
     """So many windows in a row may show nothing."""
     ray_shortest_px: float = 80.0
-    """A ray that does not leave the frame is at least this long."""
+    """A ray that neither leaves the frame nor ends at a mark is at least this long..."""
+    ray_alone_ratio: float = 4.5
+    """...and its contrast over that of its parallels is this, at least."""
     ray_ratio: float = 2.2
     ray_contrast: float = 14.0
     spot_share: float = 0.35
@@ -82,14 +85,13 @@ def tophat(plane: np.ndarray, settings) -> np.ndarray:
 
 
 def find_lines(spots: np.ndarray, points: np.ndarray, settings) -> list[Line]:
-    """Lines between pairs of (N, 2) mark centres, and rays from marks that have no partner.
+    """Lines between pairs of (N, 2) mark centres, and rays from those without one: of each, all that it might have.
 
     `spots` is the (H, W) uint8 top-hat. `ends` of a line counts the points it joins.
     """
     lines = _not_through(pair_lines(spots, points, settings), points)
     joined = {n for line in lines for n in line.ends}
-    rays = (_ray(spots, points, n, settings) for n in range(len(points)) if n not in joined)
-    return lines + [ray for ray in rays if ray]
+    return lines + [ray for n in range(len(points)) if n not in joined for ray in _rays(spots, points, n, settings)]
 
 
 def pair_lines(spots: np.ndarray, points: np.ndarray, settings) -> list[Line]:
@@ -102,10 +104,18 @@ def at_crossings(lines: list[Line], points: np.ndarray, within_px: float = 4.0) 
     """Numbers of the points that are nothing but the crossing of two lines between four others."""
     found = set()
     for n, point in enumerate(points):
-        ends = [line.ends for line in lines if n not in line.ends and _on(line, point, within_px)]
-        if any(not set(a) & set(b) for a, b in combinations(ends, 2)):
+        ends = [line.ends for line in lines if n not in line.ends and on_line(line, point, within_px)]
+        if any(not set(a) & set(b) for a, b in combinations(ends, 2)) or _is_hub(n, lines, points):
             found.add(n)
     return found
+
+
+def _is_hub(n: int, lines: list[Line], points: np.ndarray) -> bool:
+    """Whether three lines or more end at a point, two of them from opposite sides: no mark measures so much."""
+    others = [sum(line.ends) - n for line in lines if n in line.ends]
+    away = points[others] - points[n]
+    unit = away / np.linalg.norm(away, axis=1, keepdims=True)
+    return len(others) >= 3 and bool((unit @ unit.T).min() < OPPOSITE)
 
 
 def _between(spots, points, i: int, j: int, settings) -> Line | None:
@@ -114,12 +124,12 @@ def _between(spots, points, i: int, j: int, settings) -> Line | None:
     if length < settings.line_shortest_px:
         return None
     along = np.arange(settings.line_margin_px, length - settings.line_margin_px + 1)
-    profile = _profiles(spots, (x0, y0), (x1 - x0) / length, (y1 - y0) / length, along)
+    profile = profiles(spots, (x0, y0), (x1 - x0) / length, (y1 - y0) / length, along)
     spot, ratio, ok = _judge(profile, settings, settings.line_ratio, settings.line_contrast)
     return Line(float(x0), float(y0), float(x1), float(y1), spot, ratio, (i, j)) if ok else None
 
 
-def _profiles(spots: np.ndarray, start, dx, dy, along: np.ndarray) -> np.ndarray:
+def profiles(spots: np.ndarray, start, dx, dy, along: np.ndarray) -> np.ndarray:
     """(..., 5, L) brightest spot across the line, and across each of its parallels, at every px along it.
 
     `dx`, `dy` are scalars or arrays of directions. Outside the image there is nothing.
@@ -150,37 +160,39 @@ def _judge(profile: np.ndarray, settings, least_ratio: float, least_contrast: fl
 def _not_through(lines: list[Line], points: np.ndarray) -> list[Line]:
     """Lines less those that run through a third mark, which are two lines in one."""
     return [
-        line for line in lines if not any(n not in line.ends and _on(line, point) for n, point in enumerate(points))
+        line for line in lines if not any(n not in line.ends and on_line(line, point) for n, point in enumerate(points))
     ]
 
 
-def _on(line: Line, point, within_px: float = 3.0) -> bool:
+def on_line(line: Line, point, within_px: float = 3.0) -> bool:
+    """Whether (x, y) lies between the ends of a line and so near to it."""
     dx, dy = (line.x1 - line.x0) / line.length, (line.y1 - line.y0) / line.length
     u, v = point[0] - line.x0, point[1] - line.y0
     along, across = u * dx + v * dy, v * dx - u * dy
     return abs(across) < within_px and 0 < along < line.length
 
 
-def _ray(spots, points, n: int, settings) -> Line | None:
-    """The clearest line that goes out from a point and ends at no other, as far as it goes."""
+def _rays(spots, points, n: int, settings) -> list[Line]:
+    """The clearest lines that go out from a point and end at no other, as far as they go; the longest first."""
     x, y = points[n]
     angles = 2 * np.pi * np.arange(settings.ray_count) / settings.ray_count
     along = settings.line_margin_px + np.arange(settings.ray_first_px)
-    means = _profiles(spots, (x, y), np.cos(angles), np.sin(angles), along).mean(axis=-1)
+    means = profiles(spots, (x, y), np.cos(angles), np.sin(angles), along).mean(axis=-1)
     contrast = means[:, 0] - means[:, 1:].mean(axis=1)
     rays = []
     for _ in range(settings.ray_tries):
         k = int(np.argmax(contrast))
-        if (ray := _followed(spots, (x, y), float(angles[k]), settings)) and _is_long(ray, spots.shape, settings):
-            rays.append(ray)
+        if ray := _followed(spots, (x, y), float(angles[k]), settings):
+            rays.append(replace(ray, ends=(n,)))
         contrast[np.arange(k - 3, k + 4) % len(contrast)] = -np.inf
-    return replace(max(rays, key=lambda ray: ray.length), ends=(n,)) if rays else None
+    return sorted(rays, key=lambda ray: -ray.length)
 
 
-def _is_long(ray: Line, shape: tuple[int, int], settings) -> bool:
-    """Whether a ray leaves the frame or is so long that no streak of tissue looks like it."""
+def is_clear(ray: Line, shape: tuple[int, int], settings) -> bool:
+    """Whether a ray leaves the frame, or is so long and clear that no streak of tissue looks like it."""
     edge = min(ray.x1, ray.y1, shape[1] - 1 - ray.x1, shape[0] - 1 - ray.y1)
-    return ray.length >= settings.ray_shortest_px or edge <= settings.window_px
+    clear = ray.length >= settings.ray_shortest_px and ray.ratio >= settings.ray_alone_ratio
+    return clear or edge <= settings.window_px
 
 
 def _followed(spots, start, angle: float, settings) -> Line | None:
@@ -211,9 +223,9 @@ def _aimed(spots, start, angle: float, length: float, settings) -> tuple[float, 
     """The brightest direction within 1.5 px of `angle` at the end of `length`, and its (5, L) profile."""
     angles = angle + np.linspace(-1.5, 1.5, 7) / length
     along = np.arange(settings.line_margin_px, length)
-    profiles = _profiles(spots, start, np.cos(angles), np.sin(angles), along)
-    best = int(np.argmax(profiles[:, 0].mean(axis=1) - 1e-6 * np.abs(angles - angle)))
-    return float(angles[best]), profiles[best]
+    seen = profiles(spots, start, np.cos(angles), np.sin(angles), along)
+    best = int(np.argmax(seen[:, 0].mean(axis=1) - 1e-6 * np.abs(angles - angle)))
+    return float(angles[best]), seen[best]
 
 
 def line_ink(line: Line, spots: np.ndarray, settings) -> np.ndarray:

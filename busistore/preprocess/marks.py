@@ -15,7 +15,7 @@ import numpy as np
 from busistore.preprocess.crosses import cross_points, thinned
 from busistore.preprocess.levels import BETWEEN
 
-SMEAR_PX = 1  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
+SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
 REACH_PX = 20  # half the side of the window that a mark is measured in
 ROOT_HALF = float(np.sqrt(0.5))
 
@@ -92,9 +92,10 @@ class Mark:
 
 
 def find_marks(grey: np.ndarray, chroma: np.ndarray | None, settings, levels: tuple[int, ...] = ()) -> list[Mark]:
-    """All marks of an (H, W) uint8 image, '+' before 'x' and the best first; `chroma` (H, W) uint8 is None for an image without colour.
+    """All marks of an (H, W) uint8 image, '+' before 'x' and the best first.
 
-    `levels` are grey levels that the scanner is known to write in.
+    `chroma` (H, W) uint8 is None for an image without colour. `levels` are grey levels that the scanner is known to
+    write in.
     """
     return [mark for shape in "+x" for mark in _apart(_all_passes(grey, chroma, settings, levels, shape), settings)]
 
@@ -105,7 +106,7 @@ def _all_passes(grey, chroma, settings, levels, shape: str) -> list[Mark]:
     marks = _marks_in(grey, grey, shape, settings, settings.mark_score + extra, "grey")
     if chroma is not None:
         marks += _marks_in(chroma, grey, shape, settings, settings.mark_score + extra, "chroma")
-    for level in seen_levels(marks, settings, levels):
+    for level in seen_levels([m for m in marks if is_even(grey, m, settings)], settings, levels):
         plane = of_level(grey, level, settings.level_tolerance)
         marks += _marks_in(plane, grey, shape, settings, settings.level_score + 8 * extra, "level")
     return marks
@@ -119,7 +120,7 @@ def of_level(grey: np.ndarray, level: int, tolerance: int) -> np.ndarray:
 
 
 def seen_levels(marks: list[Mark], settings, known: tuple[int, ...] = ()) -> list[int]:
-    """Known levels and those of sure grey marks, none within a tolerance of an earlier one."""
+    """Known levels and those of sure marks in grey, none within a tolerance of an earlier one."""
     levels: list[int] = []
     for level in (*known, *(round(m.level) for m in marks if m.score >= settings.sure_score and m.plane == "grey")):
         if all(abs(level - other) > settings.level_tolerance for other in levels):
@@ -138,7 +139,7 @@ def _marks_in(plane, grey, shape: str, settings, least: float, name: str) -> lis
     for x, y, score, size in cross_points(plane, shape, settings, least, cap, least_arm):
         mark = measured(padded, x, y, shape, sizes[int(size)][0], settings)
         mark = replace(mark, score=float(score) * weight, plane=name)
-        mark = replace(mark, level=_level(grey, mark))
+        mark = replace(mark, level=level_of(grey, mark))
         if name != "level" or stands_out(grey, mark, settings):
             found.append(mark)
     return found
@@ -230,11 +231,21 @@ def _between(values: np.ndarray, low: float, high: float, more: float) -> np.nda
     return (values >= low - more) & (values <= high + more)
 
 
-def _level(grey: np.ndarray, mark: Mark) -> float:
-    """Median grey level on the mark's centre lines."""
-    thin = replace(mark, rows=(0.0, 0.0), columns=(0.0, 0.0))
-    pixels = grey[mark_ink(thin, grey.shape, 0.5)]
+def level_of(plane: np.ndarray, mark: Mark) -> float:
+    """Median level of an (H, W) uint8 plane on the mark's centre lines."""
+    pixels = _centre_lines(plane, mark)
     return float(np.median(pixels)) if len(pixels) else 0.0
+
+
+def is_even(grey: np.ndarray, mark: Mark, settings) -> bool:
+    """Whether most of a mark's centre lines are of its level; of thin marks that were resampled, they are not."""
+    return float((np.abs(_centre_lines(grey, mark) - mark.level) <= 2 * settings.level_tolerance).mean()) > 0.5
+
+
+def _centre_lines(plane: np.ndarray, mark: Mark) -> np.ndarray:
+    """(N,) float of the plane's pixels there."""
+    thin = replace(mark, rows=(0.0, 0.0), columns=(0.0, 0.0))
+    return plane[mark_ink(thin, plane.shape, 0.5)].astype(float)
 
 
 def _apart(marks: list[Mark], settings) -> list[Mark]:

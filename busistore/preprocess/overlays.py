@@ -41,7 +41,8 @@ def find_ink(image: np.ndarray, settings: OverlaySettings = OverlaySettings(), o
     """All that `find_overlays` and `find_text` find in an (H, W) or (H, W, 3) uint8 image, nothing of it twice."""
     drawn = find_overlays(image, settings)
     covered = np.any([np.zeros(image.shape[:2], bool), *(wider(m, 2) for _, m in drawn)], axis=0)
-    return drawn + [(f, m) for f, m in find_text(luma(image), settings, ocr) if covered[m].mean() <= 0.5]
+    written = [(f, m) for f, m in find_text(luma(image), settings, ocr) if m.any()]  # a reading may have no ink
+    return drawn + [(f, m) for f, m in written if covered[m].mean() <= 0.5]
 
 
 def find_overlays(image: np.ndarray, settings: OverlaySettings = OverlaySettings()) -> list[Found]:

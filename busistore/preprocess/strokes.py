@@ -151,12 +151,12 @@ def moved(box: Box, dx: int, dy: int) -> Box:
 
 
 def grown(grey: np.ndarray, mask: np.ndarray, settings: StrokeSettings) -> np.ndarray:
-    """An (H, W) bool mask of strokes, one pixel wider, with the black outline around them where there is one."""
+    """An (H, W) bool mask of strokes, two pixels wider, with the black outline around them where there is one."""
     import cv2
 
-    near = wider(mask, 1)
+    near, edge = wider(mask, 2), wider(mask, 1)
     dark = grey <= settings.outline_dark
-    ring = near & ~mask
+    ring = edge & ~mask
     if ring.any() and dark[ring].mean() >= settings.outline_share:
         reach = wider(mask, settings.outline_px)
         beyond = wider(mask, settings.outline_px + 3) & ~wider(mask, settings.outline_px + 1)

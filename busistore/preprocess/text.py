@@ -64,7 +64,7 @@ def find_text(grey: np.ndarray, settings: TextSettings = TextSettings(), ocr: bo
         ocr: also ask the reader of the extra `ocr`.
 
     Returns:
-        Findings with the mask of their glyphs, black outlines and all, grown by one pixel.
+        Findings with the mask of their glyphs, black outlines and all, grown by two pixels.
 
     Raises:
         BusistoreError: `ocr` without the extra.
@@ -72,7 +72,8 @@ def find_text(grey: np.ndarray, settings: TextSettings = TextSettings(), ocr: bo
     glyphs = _glyphs(grey, settings)
     rows = [_completed(grey, row, settings) for row in _rows(glyphs, settings)]
     taken = [box_around(g.box for g in row) for row in rows]
-    alone = [g for g in glyphs if _stands_alone(g, grey.shape, settings) and not any(shared(g.box, box) > 0.5 for box in taken)]
+    alone = [g for g in glyphs if _stands_alone(g, grey.shape, settings)]
+    alone = [g for g in alone if not any(shared(g.box, box) > 0.5 for box in taken)]
     found = [_found(grey, row, "text", settings) for row in rows]
     found += [_found(grey, [g], "digit", settings) for g in alone]
     if ocr:
@@ -206,7 +207,7 @@ def is_cross(pixels: np.ndarray) -> bool:
 
 
 def _found(grey: np.ndarray, glyphs: list[Stroke], kind: str, settings: TextSettings) -> Found:
-    """The finding of one row and its mask: the glyphs, grown by one pixel, with the outline where there is one."""
+    """The finding of one row and its mask: the glyphs, grown by two pixels, with the outline where there is one."""
     box = box_around(g.box for g in glyphs)
     kind = "logo" if in_corner(box, settings) else kind
     mask = grown(grey, painted(grey.shape, glyphs), settings)
