@@ -18,13 +18,15 @@ SHARE = 0.1  # of the rows: from here on the whole column is read sooner than th
 INDEX_ROWS = 200_000  # below, a scan of the ids finds rows as fast as an index does
 UNINDEXED = 0.1  # share of the rows that may lie outside an index before it is made anew; they are scanned
 ROWS = 1024  # in one batch of the column; larger ones take more memory and no less time
+WIDE, WIDE_ROWS = 16_384, 16  # numbers in a row, as of tokens: from here on few rows a batch, and only those asked for
 COLUMNS = ["image_id", "vector"]
 
 
 def vectors(store: Store, table: str, ids: Sequence[str]) -> np.ndarray:
     """The vectors of these images in an embeddings table: (len(ids), D) float32, as the model emitted them.
 
-    Where the ids are a tenth of the table or more, its column is streamed once into the answer. Otherwise the rows
+    Where the ids are a tenth of the table or more (all of it, of rows as wide as tokens are), its column is streamed
+    once into the answer. Otherwise the rows
     of the distinct ids are taken by one filter: from INDEX_ROWS rows on through a B-tree over the ids, made at the
     first question and again once a tenth of the rows lie outside it. Either way the memory is that of the answer
     and some batches, never a copy of the table.
@@ -41,9 +43,11 @@ def vectors(store: Store, table: str, ids: Sequence[str]) -> np.ndarray:
     """
     dataset = store.dataset(table)
     place = {image_id: k for k, image_id in enumerate(dict.fromkeys(ids))}
-    streamed = len(place) >= SHARE * dataset.count_rows()
-    batches = store.batches(table, COLUMNS, ROWS) if streamed else _taken(store, table, list(place))
-    values, found = _placed(batches, place, dataset.schema.field("vector").type.list_size)
+    dim = dataset.schema.field("vector").type.list_size
+    share, rows = (1, WIDE_ROWS) if dim >= WIDE else (SHARE, ROWS)
+    streamed = len(place) >= share * dataset.count_rows()
+    batches = store.batches(table, COLUMNS, rows) if streamed else _taken(store, table, list(place), rows)
+    values, found = _placed(batches, place, dim)
     missing = [image_id for image_id, k in place.items() if not found[k]]
     if missing:
         lost = f"{len(missing)} of {len(place)} images, such as '{missing[0]}'"
@@ -62,7 +66,7 @@ def _placed(batches: Iterable[pa.RecordBatch], place: dict[str, int], dim: int) 
     return values, found
 
 
-def _taken(store: Store, table: str, ids: list[str]) -> Iterator[pa.RecordBatch]:
+def _taken(store: Store, table: str, ids: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     """The rows of these ids in any order, from one version of the table; an id that has no row is left out."""
     from busistore.store import quote
 
@@ -74,9 +78,9 @@ def _taken(store: Store, table: str, ids: list[str]) -> Iterator[pa.RecordBatch]
         _keep_key_index(store, table)
     try:
         if indexed:  # this connection keeps the index in memory; a dataset opened anew would read it again
-            yield from store.lancedb.open_table(table).search().where(where).select(COLUMNS).to_batches(ROWS)
+            yield from store.lancedb.open_table(table).search().where(where).select(COLUMNS).to_batches(rows)
         else:
-            yield from dataset.to_batches(columns=COLUMNS, filter=where, batch_size=ROWS)
+            yield from dataset.to_batches(columns=COLUMNS, filter=where, batch_size=rows)
     except (OSError, ValueError, RuntimeError) as error:
         raise read_error(store.path, table, error) from error
 

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from busistore.errors import BadInput
 from busistore.ids import sha256
@@ -15,6 +15,8 @@ from busistore.ids import sha256
 MIN_SIDE_PX = 32  # below this no lesion can be seen and no near-duplicate be told
 MAX_SIDE_PX = 16_384  # above this a header is taken for damage, before memory is spent on it
 IHDR_BIT_DEPTH = 24  # byte of a PNG file with the bits of a sample: after signature, length, name, width, height
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # of a single picture that somebody asks about; data sets come as PNG
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # those of 8 bits a sample
 Image.MAX_IMAGE_PIXELS = None  # the sides are checked here, with a message that names the file
 
 
@@ -30,16 +32,28 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """A decoded 8-bit picture, mode L or RGB.
+    """A decoded 8-bit PNG picture, mode L or RGB.
 
     Raises:
         BadInput: not a picture, truncated, too small or large, 16-bit, or with transparent pixels.
     """
+    return _decoded(data, name, ("PNG",), "is not a PNG picture; replace it or take it out of the folder")
+
+
+def open_any(data: bytes, name: str) -> Image.Image:
+    """A decoded 8-bit picture of FORMATS, mode L or RGB, turned as its camera says; raises BadInput as `open_image`."""
+    told = f"is not a picture that can be read ({', '.join(FORMATS)}); export it as PNG"
+    return ImageOps.exif_transpose(_decoded(data, name, FORMATS, told))
+
+
+def _decoded(data: bytes, name: str, formats: tuple[str, ...], otherwise: str) -> Image.Image:
     try:
-        image = _opened(data)
+        image = _opened(data, formats)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise BadInput(f"'{name}' is not a PNG picture; replace it or take it out of the folder") from None
-    _check_header(image, data[IHDR_BIT_DEPTH], name)
+        raise BadInput(f"'{name}' {otherwise}") from None
+    _check_header(image, _bits(image, data), name)
+    if image.format == "TIFF" and image.n_frames > 1:
+        raise BadInput(f"'{name}' holds {image.n_frames} pictures; export the one that is meant as PNG")
     try:
         image.load()
     except (OSError, ValueError, SyntaxError, EOFError, zlib.error):
@@ -47,9 +61,16 @@ def open_image(data: bytes, name: str) -> Image.Image:
     return _opaque(image, name)
 
 
-def _opened(data: bytes) -> Image.Image:
-    """PNG and nothing else: for some formats Pillow would start another program."""
-    return Image.open(io.BytesIO(data), formats=("PNG",))
+def _opened(data: bytes, formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
+    """Of these formats and nothing else: for some Pillow would start another program."""
+    return Image.open(io.BytesIO(data), formats=formats)
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Of a sample: what the header of a PNG says, which its mode does not tell of colour."""
+    if image.format == "PNG":
+        return data[IHDR_BIT_DEPTH]
+    return 8 if image.mode in MODES else 16 if image.mode.startswith("I;16") else 32
 
 
 def _check_header(image: Image.Image, bit_depth: int, name: str) -> None:

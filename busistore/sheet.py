@@ -65,7 +65,7 @@ def draw(question: Question, tiles: Sequence[Tile]) -> Image.Image:
     picture = question.picture
     left = GAP_PX if picture is None else 2 * GAP_PX + SIDE_PX
     lines = _heading(question, width - left - GAP_PX)
-    tall = sum(_height(size) for _, size, _ in lines)
+    tall = sum(height_of(size) for _, size, _ in lines)
     top = 2 * GAP_PX + max(tall, 0 if picture is None else SIDE_PX)
     n_rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (width, top + n_rows * (SIDE_PX + FOOT_PX + GAP_PX)), PAPER)
@@ -143,17 +143,17 @@ def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, x: int, y: i
     _paste(sheet, pen, tile.pixels, x, y, FRAME)
     right = x + SIDE_PX
     y += SIDE_PX + 6
-    pen.text((x, y), str(tile.rank), INK, _font(LARGE))
+    pen.text((x, y), str(tile.rank), INK, font(LARGE))
     _right(pen, f"{tile.similarity:.3f}", right, y, LARGE, INK)
-    y += _height(LARGE)
+    y += height_of(LARGE)
     colour = LABELS.get(tile.label, INK)
     pen.rectangle((x, y + 3, x + 11, y + 14), fill=colour)
     room = SIDE_PX - 18 - (_length(tile.remark, SMALL) + 8 if tile.remark else 0)
-    pen.text((x + 18, y), _cut(tile.label, PLAIN, room), colour, _font(PLAIN))
+    pen.text((x + 18, y), _cut(tile.label, PLAIN, room), colour, font(PLAIN))
     _right(pen, tile.remark, right, y + 1, SMALL, MUTED)
-    y += _height(PLAIN)
+    y += height_of(PLAIN)
     room = SIDE_PX - (_length(tile.part, SMALL) + 8 if tile.part else 0)
-    pen.text((x, y), _cut(tile.name, SMALL, room), MUTED, _font(SMALL))
+    pen.text((x, y), _cut(tile.name, SMALL, room), MUTED, font(SMALL))
     _right(pen, tile.part, right, y, SMALL, MUTED)
 
 
@@ -167,12 +167,12 @@ def _paste(sheet: Image.Image, pen: ImageDraw.ImageDraw, grey: np.ndarray, x: in
 
 def _write(pen: ImageDraw.ImageDraw, lines: Sequence[tuple[str, int, str]], x: int, y: int) -> None:
     for line, size, colour in lines:
-        pen.text((x, y), line, colour, _font(size))
-        y += _height(size)
+        pen.text((x, y), line, colour, font(size))
+        y += height_of(size)
 
 
 def _right(pen: ImageDraw.ImageDraw, text: str, right: int, y: int, size: int, colour: str) -> None:
-    pen.text((right - _length(text, size), y), text, colour, _font(size))
+    pen.text((right - _length(text, size), y), text, colour, font(size))
 
 
 def _cut(text: str, size: int, width: float) -> str:
@@ -185,15 +185,16 @@ def _cut(text: str, size: int, width: float) -> str:
     return shown
 
 
-def _height(size: int) -> int:
+def height_of(size: int) -> int:
+    """Of a line in a font of that size, pixels."""
     return round(LINE * size)
 
 
 def _length(text: str, size: int) -> float:
-    return _font(size).getlength(text)
+    return font(size).getlength(text)
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, so that a sheet looks the same on every machine."""
     return ImageFont.load_default(size)

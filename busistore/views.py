@@ -69,6 +69,48 @@ SELECT i.*, m.area_px, m.bbox_px, m.n_masks, m.n_lesions, m.touches_edge, m.is_e
 FROM images i LEFT JOIN masks m ON m.image_id = i.image_id AND m.source_id = 'truth'
 LEFT JOIN current_groups g ON g.image_id = i.image_id AND g.dataset IS NOT DISTINCT FROM i.dataset
 """,
+    # What segmentations.inputs_sha256 would be now: the pictures and true masks of a part.
+    "part_inputs": """
+SELECT s.split_id, s.part, sha256(string_agg(
+    s.image_id || ' ' || i.pixels_sha256 || ' ' || t.png_crc32, chr(10) ORDER BY s.image_id
+)) AS inputs_sha256
+FROM splits s LEFT JOIN images i USING (image_id)
+LEFT JOIN masks t ON t.image_id = s.image_id AND t.source_id = 'truth'
+GROUP BY s.split_id, s.part HAVING count(*) = count(i.pixels_sha256) AND count(*) = count(t.png_crc32)
+""",
+    # Of each segmenter, split, part, prompt and proposer the masks that count: those of the truth of now, then the
+    # newest. A patch probe that was fitted anew is the same proposer.
+    "newest_segmentations": """
+SELECT g.*, n.inputs_sha256 AS inputs_now, g.inputs_sha256 IS NOT DISTINCT FROM n.inputs_sha256 AS is_current
+FROM segmentations g LEFT JOIN part_inputs n USING (split_id, part)
+QUALIFY row_number() OVER (
+    PARTITION BY g.segmenter_id, g.split_id, g.part, g.prompt,
+        regexp_replace(g.proposer, '(^patch-probe)-.*|[.][0-9a-f]+$', '\\1')
+    ORDER BY is_current DESC, g.finished_at DESC NULLS LAST, g.source_id
+) = 1
+""",
+    "current_segmentations": """
+SELECT * EXCLUDE (inputs_now, is_current) FROM newest_segmentations WHERE is_current
+""",
+    # One row an image under each of those masks, with its metrics and the size of its true lesions.
+    "mask_results": """
+SELECT g.source_id, g.segmenter, g.init, g.prompt, g.proposer, g.part, g.segmenter_id, g.dataset, g.split_id,
+       m.subject AS image_id, i.label, t.area_px AS lesion_area_px,
+       t.area_px / (i.width_px::DOUBLE * i.height_px) AS lesion_share,
+       max(m.value) FILTER (m.metric = 'dice') AS dice,
+       max(m.value) FILTER (m.metric = 'hd95') AS hd95_px,
+       max(m.value) FILTER (m.metric = 'nsd_3px') AS nsd_3px,
+       max(m.value) FILTER (m.metric = 'hd_bussam_compat') AS hd_bussam_compat,
+       max(m.value) FILTER (m.metric = 'missed') AS missed,
+       max(m.value) FILTER (m.metric = 'false_positive') AS false_positive,
+       max(m.value) FILTER (m.metric = 'n_lesions') AS n_lesions,
+       max(m.value) FILTER (m.metric = 'n_lesions_found') AS n_found,
+       max(m.value) FILTER (m.metric = 'n_false_lesions') AS n_false_marks
+FROM current_segmentations g JOIN metrics m ON m.run_id = g.source_id
+JOIN images i ON i.image_id = m.subject
+LEFT JOIN masks t ON t.image_id = m.subject AND t.source_id = 'truth'
+GROUP BY ALL
+""",
 }
 
 
@@ -108,7 +150,7 @@ def _token_tables(store: Store, names: list[str]) -> pa.Table:
     kinds = [pa.string()] * 6 + [pa.int64()]
     rows = []
     for name in names:
-        parts = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+)(\.\w+)?", name.removeprefix(TOKENS))
+        parts = re.fullmatch(r"(.+)\.([^.]+)\.(grid|h\d+|vit|embedding)(\.\w+)?", name.removeprefix(TOKENS))
         if parts is None:
             continue
         model_id, recipe_id, layer, dtype = parts.groups()

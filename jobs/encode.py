@@ -8,19 +8,17 @@ the same to the last bit.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from busistore import models
 from busistore.errors import BusistoreError, MissingWeights
 from busistore.jobs import SHARD_ROWS, Report, Shards, Track, columns, failed_keys, silent
-from busistore.jobs.layers import Layer, layers_of
+from busistore.jobs.layers import Layer, layers_of, vector_row
 from busistore.jobs.models import find, model_row, settled
 from busistore.jobs.pictures import Batch, batches, sample
 from busistore.jobs.preprocess import current_pictures, preprocess
@@ -253,7 +251,8 @@ def _keep(shards: Shards, tables: tuple[Table, ...], work: Work, batch: Batch, m
             with np.errstate(over="ignore"):
                 values = np.ascontiguousarray(made[layer.output][k].reshape(-1), layer.dtype)
             bad = bad or _fault(work, layer, values)
-            rows[table.name] = [_row(work, layer, image_id, values)]
+            picture = work.pictures[image_id]
+            rows[table.name] = [vector_row(layer.model_id, work.recipe_id, image_id, picture, values)]
         if bad:
             refused[image_id] = bad
         else:
@@ -268,13 +267,6 @@ def _fault(work: Work, layer: Layer, values: np.ndarray) -> str | None:
     if layer.dtype == "float16":
         return f"layer '{layer.output}' does not fit 16 bits; keep it with --token-dtype float32"
     return f"'{work.located.spec.name}' gave a vector that is not finite; check weights and precision"
-
-
-def _row(work: Work, layer: Layer, image_id: str, values: np.ndarray) -> dict[str, Any]:
-    return {
-        "image_id": image_id, "model_id": layer.model_id, "recipe_id": work.recipe_id,
-        "input_sha256": work.pictures[image_id], "crc32": zlib.crc32(values.tobytes()), "vector": values,
-    }  # fmt: skip
 
 
 def vectors(store: Store, model_id: str, recipe_id: str) -> tuple[str, list[str], np.ndarray]:

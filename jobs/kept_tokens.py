@@ -8,9 +8,8 @@ by one: a stop and another command change no bit of them.
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,11 +17,14 @@ from busistore import pixels
 from busistore.errors import BusistoreError
 from busistore.ids import content_id
 from busistore.jobs import Report, Shards, Track, columns, lesions, silent
-from busistore.schema import IMAGES, Table, tokens_name, tokens_table
+from busistore.jobs.layers import shape_of, vector_row
+from busistore.schema import IMAGES, tokens_name, tokens_table
 from busistore.segmenters import Segmenter, Start
 from busistore.store import Store
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from busistore.segmenters.training import Network
 
 RECIPE = "original"  # networks are given original images, and squeeze them themselves
@@ -44,8 +46,27 @@ def kept(
     if missing:
         with track(f"encode {encoder_id}", len(missing)) as advance:
             _compute(store, segmenter, network, encoder_id, {i: now[i] for i in missing}, advance)
-    shape = tuple(int(n) for n in store.dataset(name).schema.metadata[b"shape"].split(b","))
+    shape = shape_of(store.dataset(name).schema)
     return lambda wanted: store.vectors(name, wanted).reshape(-1, *shape)
+
+
+def rounded(tokens: Tensor, dtype: type = np.float32) -> np.ndarray:
+    """Tokens as numbers of 16 bits, which is how they are kept: infinite where they do not fit."""
+    with np.errstate(over="ignore"):
+        return tokens.numpy().astype(np.float16).astype(dtype)
+
+
+def asked_once(tokens: Callable[[np.ndarray], np.ndarray] | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The same tokens; those of the last rows are remembered, since a proposer and then the network ask for them."""
+    last: list[tuple[list[int], np.ndarray]] = []
+
+    def ask(rows: np.ndarray) -> np.ndarray:
+        wanted = [int(k) for k in rows]
+        if not last or last[0][0] != wanted:
+            last[:] = [(wanted, tokens(rows))]
+        return last[0][1]
+
+    return None if tokens is None else ask
 
 
 def encoder_of(segmenter: Segmenter, start: Start) -> str:
@@ -64,21 +85,15 @@ def _compute(
     report = Report(f"tokens {encoder_id}", len(now))
     with Shards(store, report, (table,), SHARD_ROWS) as shards:
         for image_id, tokens in itertools.chain([(first_id, first)], made):
-            shards.add(image_id, {table.name: [_row(table, encoder_id, image_id, now[image_id], tokens)]})
+            row = vector_row(encoder_id, RECIPE, image_id, now[image_id], tokens.reshape(-1))
+            shards.add(image_id, {table.name: [row]})
             shards.checkpoint()
             advance(1)
 
 
 def _made(store: Store, segmenter: Segmenter, network: Network, ids: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     for image_id, data in store.files(IMAGES).stream(ids):
-        with np.errstate(over="ignore"):
-            tokens = segmenter.tokens(network, [pixels.grey(data, image_id)])[0].numpy().astype(np.float16)
+        tokens = rounded(segmenter.tokens(network, [pixels.grey(data, image_id)])[0], np.float16)
         if not np.isfinite(tokens).all():
             raise BusistoreError(f"'{segmenter.name}' gave tokens of '{image_id}' that do not fit 16 bits; cache=none")
         yield image_id, tokens
-
-
-def _row(table: Table, encoder_id: str, image_id: str, seen: str, tokens: np.ndarray) -> dict[str, Any]:
-    flat = tokens.reshape(-1)
-    return {"image_id": image_id, "model_id": encoder_id, "recipe_id": RECIPE, "input_sha256": seen,
-            "crc32": zlib.crc32(flat.tobytes()), "vector": flat}  # fmt: skip

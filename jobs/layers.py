@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from busistore.errors import BusistoreError
 from busistore.jobs.preprocess import current_pictures
@@ -73,6 +76,19 @@ def _output(name: str) -> str:
     raise BusistoreError(f"no layer '{name}'; name blocks by their numbers from 0, or unprojected, or grid")
 
 
+def vector_row(model_id: str, recipe_id: str, image_id: str, seen: str, values: np.ndarray) -> dict[str, Any]:
+    """One row of a table of vectors or tokens: flat `values` with their checksum, made of a picture of hash `seen`."""
+    return {
+        "image_id": image_id, "model_id": model_id, "recipe_id": recipe_id, "input_sha256": seen,
+        "crc32": zlib.crc32(values.tobytes()), "vector": values,
+    }  # fmt: skip
+
+
+def shape_of(schema: pa.Schema) -> tuple[int, ...]:
+    """What the flat values of one image were, by the metadata of their table."""
+    return tuple(int(n) for n in schema.metadata[b"shape"].split(b","))
+
+
 def tokens(store: Store, layer: Layer, image_ids: Sequence[str]) -> np.ndarray:
     """The stored tokens of some images: (N, *shape) in the layer's type, in the order of `image_ids`.
 
@@ -90,5 +106,4 @@ def tokens(store: Store, layer: Layer, image_ids: Sequence[str]) -> np.ndarray:
         some = f"{len(lost)} images, such as '{lost[0]}'," if lost else "these images"
         raise BusistoreError(f"{some} have no tokens of layer '{layer.output}'; `busistore encode --layers` keeps them")
     flat = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    shape = tuple(int(n) for n in rows.schema.metadata[b"shape"].split(b","))
-    return flat.reshape(rows.num_rows, *shape)[[place[i] for i in ids]]
+    return flat.reshape(rows.num_rows, *shape_of(rows.schema))[[place[i] for i in ids]]

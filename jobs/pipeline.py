@@ -11,16 +11,20 @@ from busistore.jobs.evaluate import evaluate
 from busistore.jobs.group import group
 from busistore.jobs.ingest import ingest
 from busistore.jobs.preprocess import preprocess
+from busistore.jobs.segment import segment
 from busistore.jobs.split import sizes, split
+from busistore.jobs.train_segmenter import train_segmenter
 from busistore.store import Store
 
 METHODS = ("linear-probe", "knn", "prototype")
 SHOTS = (1, 2, 4, 8, 16, 32)
 N_PHANTOMS = 120
+SMALL_UNET = {"width": "8", "epochs": "12", "rate": "5e-3", "warm_up": "10"}  # a minute on two cores
 
 
 def demo(store: Store, dataset: str, folder: Path, model: str, *, track: Track = silent) -> Iterator[str | Report]:
-    """From a folder to a finished grid, yielding a line or report after each step; phantoms are drawn if need be."""
+    """From a folder to a finished grid and masks, yielding a line or report after each step; phantoms are drawn if
+    need be."""
     if dataset == "phantom":
         yield _draw(folder, track)
     yield ingest(store, dataset, folder, track=track)
@@ -33,6 +37,8 @@ def demo(store: Store, dataset: str, folder: Path, model: str, *, track: Track =
     yield f"split: {split_id}, " + ", ".join(f"{sum(n.values())} {part}" for part, n in sorted(parts.items()))
     shots = [k for k in SHOTS if k <= min(parts["train"].values())]
     yield evaluate(store, METHODS, [model], shots, range(10), split=split_id, track=track)
+    yield train_segmenter(store, "unet", split=split_id, parameters=SMALL_UNET, track=track)
+    yield segment(store, "unet", split=split_id, track=track)
 
 
 def _draw(folder: Path, track: Track) -> str:

@@ -17,11 +17,11 @@ import numpy as np
 
 from busistore.errors import BusistoreError
 from busistore.ids import content_id
-from busistore.jobs import Track, lesions, silent
+from busistore.jobs import Track, lesions
 from busistore.jobs.episodes import Split
 from busistore.jobs.kept_tokens import encoder_of, kept
-from busistore.jobs.segmenters import FOLDER, loaded, trained
-from busistore.segmenters import Lesions, Segmenter, Start
+from busistore.jobs.segmenters import FOLDER, begun, network_of, trained
+from busistore.segmenters import SEGMENTERS, Lesions, Segmenter, Start
 from busistore.segmenters.patch_probe import CODE, PatchProbe, fit
 from busistore.segmenters.prompts import of_proposal
 from busistore.store import Store
@@ -46,9 +46,16 @@ class Proposer(NamedTuple):
         return [of_proposal(protocol, one, self.threshold) for one in self.likely(given, rows)]
 
 
-def proposer(
-    store: Store, name: str | None, split: Split, held: tuple[Segmenter, Start, Network], track: Track = silent
-) -> Proposer:
+class Chosen(NamedTuple):
+    """A proposer that is named, and not loaded or fitted yet: its id, and the network of the segmenter that it proposes
+    for to the proposer. `row` is that of a segmenter that proposes."""
+
+    proposer_id: str
+    make: Callable[[Network, Track], Proposer]
+    row: dict[str, Any] | None = None
+
+
+def choose(store: Store, name: str | None, split: Split, segmenter: Segmenter, start: Start) -> Chosen:
     """The proposer of that name for a segmenter: PROBE, by default, or a trained segmenter without prompts.
 
     Raises:
@@ -56,12 +63,18 @@ def proposer(
             another split, and so perhaps on images of this test part.
     """
     if name in (None, PROBE):
-        return _of_probe(store, split, held, track)
-    row = trained(store, name, split)
-    segmenter, _, network = loaded(store, row)
-    if segmenter.prompted:
+        return _probe(store, split, segmenter, start)
+    kind = SEGMENTERS.get(name)
+    row = None if kind is not None and kind.prompted else trained(store, name, split)
+    if row is None or SEGMENTERS[row["segmenter"]].prompted:
         raise BusistoreError(f"'{name}' needs prompts itself; a proposer is '{PROBE}' or a segmenter without, as unet")
-    return Proposer(f"{row['segmenter_id']}.{row['file_sha256'][:12]}", 0.5, partial(_by_network, segmenter, network))
+    proposer_id = f"{row['segmenter_id']}.{row['file_sha256'][:12]}"
+
+    def make(network: Network, track: Track) -> Proposer:
+        own, begins = begun(row)
+        return Proposer(proposer_id, 0.5, partial(_by_network, own, network_of(store, row, own, begins)))
+
+    return Chosen(proposer_id, make, row)
 
 
 def _by_network(segmenter: Segmenter, network: Network, given: Lesions, rows: Sequence[int]) -> np.ndarray:
@@ -73,8 +86,7 @@ def _by_network(segmenter: Segmenter, network: Network, given: Lesions, rows: Se
     return 1 / (1 + np.exp(-np.clip(np.stack(logits), -60, 60)))
 
 
-def _of_probe(store: Store, split: Split, held: tuple[Segmenter, Start, Network], track: Track) -> Proposer:
-    segmenter, start, network = held
+def _probe(store: Store, split: Split, segmenter: Segmenter, start: Start) -> Chosen:
     if not segmenter.kept:
         raise BusistoreError(
             f"'{segmenter.name}' keeps no tokens that a probe could read; train it with -p cache=vit, or name a "
@@ -83,12 +95,16 @@ def _of_probe(store: Store, split: Split, held: tuple[Segmenter, Start, Network]
     ids = lesions.with_lesions(store, split.parts.get("train", []))
     key = {"encoder": encoder_of(segmenter, start), "inputs_sha256": lesions.inputs_sha256(store, ids), "code": CODE}
     probe_id = content_id(PROBE, key)
-    probe = _read(store, probe_id)
-    if probe is None:
-        given = lesions.lesions(store, ids, kept(store, segmenter, start, network, ids, track))
-        probe = fit(partial(_batches, segmenter, given))
-        _write(store, probe_id, probe)
-    return Proposer(probe_id, probe.threshold, partial(_by_probe, segmenter, probe))
+
+    def make(network: Network, track: Track) -> Proposer:
+        probe = _read(store, probe_id)
+        if probe is None:
+            given = lesions.lesions(store, ids, kept(store, segmenter, start, network, ids, track))
+            probe = fit(partial(_batches, segmenter, given))
+            _write(store, probe_id, probe)
+        return Proposer(probe_id, probe.threshold, partial(_by_probe, segmenter, probe))
+
+    return Chosen(probe_id, make)
 
 
 def _by_probe(segmenter: Segmenter, probe: PatchProbe, given: Lesions, rows: Sequence[int]) -> np.ndarray:

@@ -56,6 +56,13 @@ def _predictions(run_ids: pa.Array, split: Split, probabilities: np.ndarray) -> 
     return pa.table(made, schema=PREDICTIONS.schema)
 
 
+def metric_row(
+    run_id: str, subject: str, metric: str, value: float, n_used: int, class_: str = ""
+) -> dict[str, Any]:
+    """One row of the table `metrics`; `class_` is '' for a metric that is of no class."""
+    return {"run_id": run_id, "subject": subject, "metric": metric, "class": class_, "value": value, "n_used": n_used}
+
+
 def _metrics(run_ids: pa.Array, split: Split, probabilities: np.ndarray) -> pa.Table:
     """Those that are defined, run by run."""
     truth = [split.label_of[i] for i in split.parts["test"]]
@@ -78,14 +85,11 @@ def _of_prompts(cell: Cell, split: Split, outcome: Outcome, read: Read) -> pa.Ta
     cached = read.mapped or cell.vectors
     parts = ("test", "val") if outcome.saw_val else ("test",)  # labels not consulted are not reported on either
     found = [
-        {
-            "run_id": cell.run_id, "subject": f"{part}:{prompt}", "metric": m.metric, "class": m.class_,
-            "value": m.value, "n_used": m.n_used,
-        }
+        metric_row(cell.run_id, f"{part}:{prompt}", m.metric, m.value, m.n_used, m.class_)
         for part in parts
         for images in [labelled(cached, split, split.parts[part])]
         for prompt, m in cell.method.prompt_metrics(images, read.prompts, split.classes)
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(found, METRICS.schema)
 
 
@@ -93,10 +97,7 @@ def _of_epochs(cell: Cell, split: Split, outcome: Outcome) -> pa.Table:
     """What was followed in training, each epoch under a subject of its own, `epoch:012`; not what overflowed."""
     n_support, n_val = len(cell.episode.ids), len(split.parts.get("val", []))
     found = [
-        {
-            "run_id": cell.run_id, "subject": f"epoch:{epoch:03d}", "metric": metric, "class": "", "value": value,
-            "n_used": n_support if metric in OF_SUPPORT else n_val,
-        }
+        metric_row(cell.run_id, f"epoch:{epoch:03d}", metric, value, n_support if metric in OF_SUPPORT else n_val)
         for epoch, metric, value in outcome.curves if math.isfinite(value)
     ]  # fmt: skip
     return pa.Table.from_pylist(found, METRICS.schema)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from busistore import checkpoint, models
 from busistore.errors import BusistoreError, MissingWeights, UnknownName
 from busistore.ids import canonical_json, content_id, plain, sha256
-from busistore.jobs.episodes import Split
+from busistore.jobs import lesions
+from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.run_rows import commit
+from busistore.methods.parameters import from_json
 from busistore.schema import SEGMENTERS
 from busistore.segmenters import SEGMENTERS as KINDS
 from busistore.segmenters import Segmenter, Start
@@ -37,31 +39,41 @@ def key_of(segmenter: Segmenter, start: Start) -> dict[str, Any]:
     return {"code": segmenter.code, "parameters": plain(segmenter), "weights_sha256": start.sha256}
 
 
+def name_of(segmenter: Segmenter, start: Start) -> str:
+    """What its id begins with: random weights are told from others there."""
+    return segmenter.name + ("-random" if start.init == "random" else "")
+
+
 def told_of(segmenter: Segmenter, start: Start) -> dict[str, Any]:
     """What every row of a segmenter says."""
     return {
-        "segmenter": segmenter.name, "init": start.init, "weights_source": str(start.path or ""),
+        "segmenter": segmenter.name, "init": start.init,
+        "weights_source": "" if start.path is None else str(start.path.absolute()),
         "weights_sha256": start.sha256, "parameters": canonical_json(plain(segmenter)),
         "versions": canonical_json(models.versions()), "commit": commit(), "device": "cpu",
         "finished_at": datetime.now(UTC),
     }  # fmt: skip
 
 
-def ready(store: Store, segmenter: Segmenter, weights: Path | None = None) -> dict[str, Any]:
-    """The row of a segmenter that is used as published; written where it is not there.
+def published(store: Store, segmenter: Segmenter, weights: Path | None = None) -> dict[str, Any]:
+    """The row of a segmenter that is used as published; `keep` writes it, once its weights are known to fit.
 
     Raises:
         MissingWeights: its weights are not at hand.
     """
     start = segmenter.start(weights)
-    segmenter_id = content_id(segmenter.name, key_of(segmenter, start))
-    found = rows(store, segmenter_id)
-    if not found:
-        nothing = {"dataset": "", "split_id": "", "inputs_sha256": "", "n_train": 0, "n_val": 0, "n_trained": 0,
-                   "best_epoch": 0, "n_epochs": 0, "file_sha256": "", "seconds": 0.0, "cpu_seconds": 0.0}  # fmt: skip
-        found = [{"segmenter_id": segmenter_id, **told_of(segmenter, start), **nothing}]
-        store.put(SEGMENTERS, found)
-    return found[0] | {"weights_source": str(start.path or "")}
+    segmenter_id = content_id(name_of(segmenter, start), key_of(segmenter, start))
+    nothing = {"dataset": "", "split_id": "", "inputs_sha256": "", "n_train": 0, "n_val": 0, "n_trained": 0,
+               "best_epoch": 0, "n_epochs": 0, "file_sha256": "", "seconds": 0.0, "cpu_seconds": 0.0}  # fmt: skip
+    made = {"segmenter_id": segmenter_id, **told_of(segmenter, start), **nothing}
+    stored = rows(store, segmenter_id)
+    return stored[0] | {"weights_source": made["weights_source"]} if stored else made
+
+
+def keep(store: Store, row: dict[str, Any]) -> None:
+    """Write the row of a segmenter where it is not there."""
+    if not rows(store, row["segmenter_id"]):
+        store.put(SEGMENTERS, [row])
 
 
 def trained(store: Store, name: str, split: Split | None = None) -> dict[str, Any]:
@@ -86,24 +98,51 @@ def trained(store: Store, name: str, split: Split | None = None) -> dict[str, An
     return row
 
 
-def loaded(store: Store, row: dict[str, Any], weights: Path | None = None) -> tuple[Segmenter, Start, Network]:
-    """A segmenter, what it began with, and its network as it was trained.
+def begun(row: dict[str, Any], weights: Path | None = None) -> tuple[Segmenter, Start]:
+    """A segmenter and what it began with.
 
     Args:
         weights: where the file that it began with lies now, if it was moved.
 
     Raises:
-        BusistoreError: weights are gone, or not what they were.
+        MissingWeights: that file is gone, or another.
     """
-    segmenter = KINDS[row["segmenter"]](**_fields(row))
-    start = segmenter.start(weights or (Path(row["weights_source"]) if row["weights_source"] else None))
-    if start.sha256 != (row["weights_sha256"] or ""):
-        told = f"'{row['segmenter_id']}' began with other weights than those at '{start.path}'"
-        raise MissingWeights(f"{told}; name the file of sha256 {row['weights_sha256'][:12]} with --weights")
+    segmenter, name, digest = KINDS[row["segmenter"]](**_fields(row)), row["segmenter_id"], row["weights_sha256"] or ""
+    path = weights or (Path(row["weights_source"]) if row["weights_source"] else None)
+    remedy = f"name the file of sha256 {digest[:12]}: --segmenter {name} --weights PATH (diagnose: --segmenter-weights)"
+    if path is not None and not path.is_file():
+        raise MissingWeights(f"'{name}' began with the weights at '{path}', where no file is; {remedy}")
+    start = segmenter.start(path)
+    if start.sha256 != digest:
+        raise MissingWeights(f"'{name}' began with other weights than those at '{start.path}'; {remedy}")
+    return segmenter, start
+
+
+def network_of(store: Store, row: dict[str, Any], segmenter: Segmenter, start: Start) -> Network:
+    """The network of a segmenter as it was trained; raises BusistoreError where what was trained is gone or altered."""
     network = segmenter.network(start)
     if row["file_sha256"]:
-        network.load_state_dict(_found(store, row).tensors, strict=False)
-    return segmenter, start, network.eval()
+        found = _found(store, row).tensors
+        if found.keys() != {name for name, p in network.named_parameters() if p.requires_grad}:
+            told = f"'{row['segmenter_id']}' was trained by another version, whose tensors have other names"
+            raise BusistoreError(f"{told}; `{command(row)}` trains it anew")
+        network.load_state_dict(found, strict=False)
+    return network.eval()
+
+
+def changed_since(store: Store, row: dict[str, Any]) -> str:
+    """A line where the pictures or true masks that a segmenter was trained on are others by now; else ''."""
+    if not row["n_train"]:
+        return ""
+    try:
+        parts = load_split(store, row["split_id"], None).parts
+        ids = [i for part in ("train", "val") for i in lesions.with_lesions(store, parts.get(part, []))]
+        if lesions.inputs_sha256(store, ids) == row["inputs_sha256"]:
+            return ""
+    except BusistoreError:  # some are gone
+        pass
+    told = f"'{row['segmenter_id']}' was trained on pictures or true masks that have changed since"
+    return f"{told}; `{command(row)}` trains another"
 
 
 def _found(store: Store, row: dict[str, Any]) -> checkpoint.Checkpoint:
@@ -119,12 +158,12 @@ def command(row: dict[str, Any]) -> str:
     """What trains a segmenter again."""
     changed = {n: v for n, v in _fields(row).items() if v != getattr(KINDS[row["segmenter"]], n)}
     given = "".join(f" -p {name}={value}" for name, value in changed.items())
+    given += f" --weights {row['weights_source']}" if row["weights_source"] else ""
     return f"busistore train-segmenter {row['segmenter']} --split {row['split_id']}{given}"
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    made = json.loads(row["parameters"])
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in made.items()}
+    return from_json(json.loads(row["parameters"]))
 
 
 def is_whole(store: Store, row: dict[str, Any]) -> bool:

@@ -19,7 +19,8 @@ from busistore.ids import content_id, sha256
 from busistore.jobs import Report, Track, lesions, silent
 from busistore.jobs.episodes import Split, load_split
 from busistore.jobs.kept_tokens import kept
-from busistore.jobs.segmenters import WEIGHTS, folder_of, is_whole, key_of, rows, told_of
+from busistore.jobs.run_rows import metric_row
+from busistore.jobs.segmenters import WEIGHTS, folder_of, is_whole, key_of, name_of, rows, told_of
 from busistore.methods import with_parameters
 from busistore.schema import METRICS, SEGMENTERS
 from busistore.segmenters import SEGMENTERS as KINDS
@@ -47,8 +48,7 @@ class Plan:
     def segmenter_id(self) -> str:
         """Name and hash of all that can change the weights."""
         key = {"split_id": self.split.split_id, "inputs_sha256": self.inputs_sha256}
-        name = self.segmenter.name + ("-random" if self.start.init == "random" else "")
-        return content_id(name, key_of(self.segmenter, self.start) | key)
+        return content_id(name_of(self.segmenter, self.start), key_of(self.segmenter, self.start) | key)
 
 
 def train_segmenter(
@@ -109,7 +109,7 @@ def _train(store: Store, plan: Plan, report: Report, track: Track) -> None:
         network, progress = training.train(
             segmenter, train, val, folder / PARTIAL, plan.segmenter_id, tell, network=network
         )
-        row = _row(plan, network, progress, _keep(network, folder))
+        row = _row(plan, progress, _keep(network, folder))
         store.put(METRICS, _curves(plan, progress), replace=True)
         store.put(SEGMENTERS, [row], replace=True)
         advance(segmenter.epochs - n_told)
@@ -123,11 +123,11 @@ def _keep(network: Network, folder: Path) -> str:
     return sha256((folder / WEIGHTS).read_bytes())
 
 
-def _row(plan: Plan, network: Network, progress: Progress, file_sha256: str) -> dict[str, Any]:
+def _row(plan: Plan, progress: Progress, file_sha256: str) -> dict[str, Any]:
     return told_of(plan.segmenter, plan.start) | {
         "segmenter_id": plan.segmenter_id, "dataset": plan.split.dataset, "split_id": plan.split.split_id,
         "inputs_sha256": plan.inputs_sha256, "n_train": len(plan.train), "n_val": len(plan.val),
-        "n_trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "n_trained": progress.n_trained,
         "best_epoch": progress.best_epoch, "n_epochs": progress.epoch, "val_dice": progress.best_dice,
         "file_sha256": file_sha256, "seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds,
     }  # fmt: skip
@@ -136,7 +136,6 @@ def _row(plan: Plan, network: Network, progress: Progress, file_sha256: str) -> 
 def _curves(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
     n_of = {"val_dice": len(plan.val)}
     return [
-        {"run_id": plan.segmenter_id, "subject": f"epoch:{epoch:03d}", "metric": name, "class": "", "value": value,
-         "n_used": n_of.get(name, len(plan.train))}
+        metric_row(plan.segmenter_id, f"epoch:{epoch:03d}", name, value, n_of.get(name, len(plan.train)))
         for epoch, name, value in progress.curves
-    ]  # fmt: skip
+    ]

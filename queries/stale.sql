@@ -1,7 +1,8 @@
--- What was made from pixels that have since changed: preprocessed images, embeddings, groupings and runs.
+-- What was made from pixels that have since changed: preprocessed images, embeddings, groupings, runs and masks.
 -- $dataset: one data set (default: all)
 -- A run is stale when the vectors that its split has now are not those it learned from; of a grouping, every image
--- that is newer is named. A run that was made anew is no longer in the results and not listed here.
+-- that is newer is named. Masks are stale when the pictures or true masks of their part are others now; run_id is then
+-- their source. What was made anew is no longer in the results and not listed here.
 SELECT 'preprocessed' AS stage, i.dataset, p.image_id, p.recipe, NULL AS model, p.recipe_id, NULL AS model_id,
     p.source_sha256 AS made_from, i.pixels_sha256 AS now, NULL AS grouping, NULL AS run_id
 FROM preprocessed p JOIN images i USING (image_id)
@@ -21,4 +22,7 @@ SELECT 'run', r.dataset, NULL, r.recipe, r.model, r.recipe_id, r.model_id, r.inp
     r.run_id
 FROM current_runs r LEFT JOIN split_inputs n USING (split_id, model_id, recipe_id)
 WHERE r.inputs_sha256 IS DISTINCT FROM n.inputs_sha256 AND ($dataset IS NULL OR r.dataset = $dataset)
+UNION ALL
+SELECT 'masks', dataset, NULL, NULL, segmenter, NULL, segmenter_id, inputs_sha256, inputs_now, NULL, source_id
+FROM newest_segmentations WHERE NOT is_current AND ($dataset IS NULL OR dataset = $dataset)
 ORDER BY stage, dataset, recipe_id, model_id, image_id, run_id

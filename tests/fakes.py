@@ -9,6 +9,7 @@ from PIL import Image
 
 from busistore import models
 from busistore.datasets import CLASSES
+from busistore.jobs import segmenters
 
 FAKE_DIM = 12
 
@@ -69,3 +70,19 @@ def _build(path: Path):
             return torch.nn.functional.adaptive_avg_pool2d(images[:, :1], 8).flatten(1) @ weight.T
 
     return OneLayer()
+
+
+def rows(store, table: str, where: str | None = None) -> list[dict]:
+    """Rows of a stored table as dicts."""
+    return store.read(table, where=where).to_pylist()
+
+
+def part(store, name: str) -> list[str]:
+    """Sorted ids of the images of one part of the only split."""
+    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
+
+
+def loaded(store, row: dict, weights: Path | None = None):
+    """A stored segmenter, what it began with, and its network."""
+    segmenter, start = segmenters.begun(row, weights)
+    return segmenter, start, segmenters.network_of(store, row, segmenter, start)

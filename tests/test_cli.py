@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,8 +64,9 @@ VERBS = {
     "prompts": ["list"],
     "search": ["busi/benign-0001", "--model", "fake"],
     "evaluate": ["--model", "fake", "--method", "knn,prototype", "--shots", "1,2", "--seeds", "2"],
-    "train-segmenter": None,  # these three have tests of their own
+    "train-segmenter": None,  # these four have tests of their own
     "segment": None,
+    "diagnose": None,
     "compare": None,
     "report": ["-o", "out"],
     "sql": ["SELECT label, count(*) AS n FROM images GROUP BY label ORDER BY label"],
@@ -347,9 +349,10 @@ def test_demo_goes_the_whole_way_and_then_does_nothing(tmp_path):
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Leaderboard" in first.stdout
     assert "linear-probe" in first.stdout
+    assert re.search(r"unet +auto +test", first.stdout)
     page = (tmp_path / "demo" / "report" / "index.html").read_text()
     assert "<svg" in page
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     written = [line for line in second.stderr.splitlines() if " written" in line]
-    assert len(written) == 4
+    assert len(written) == 6
     assert all(" 0 written" in line for line in written)

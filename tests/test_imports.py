@@ -30,7 +30,7 @@ FOUNDATION = {"schema", "ids", "errors"}
 COMPUTE = {
     "datasets", "preprocess", "pixels", "groups", "candidates", "registration", "splits", "sampling", "models",
     "methods", "metrics", "stats", "prompts", "generation", "chat", "captions",
-    "alignment", "sheet", "segmenters", "checkpoint", "lesion_shape",
+    "alignment", "sheet", "segmenters", "checkpoint", "lesion_shape", "overlay",
 }  # fmt: skip
 MAY_IMPORT = {
     **dict.fromkeys(COMPUTE, COMPUTE | FOUNDATION),

@@ -19,7 +19,7 @@ from busistore.jobs.ingest import ingest
 from busistore.jobs.split import sizes, split
 from busistore.preprocess import recipes
 from busistore.store import PRIMARY_KEY, Store
-from tests.fakes import busi_folder, speckle
+from tests.fakes import busi_folder, rows, speckle
 from tests.test_jobs_ingest import counts
 from tests.test_methods import LEARNERS
 
@@ -44,10 +44,6 @@ def ready(store, twins, fake_model):
     encode(store, fake_model)
     split(store, "busi")
     return store
-
-
-def rows(store, table: str, where: str | None = None) -> list[dict]:
-    return store.read(table, where=where).to_pylist()
 
 
 def test_twins_are_one_group(store, twins):

@@ -15,20 +15,21 @@ from busistore import pixels, sql
 from busistore.cli import app
 from busistore.errors import BusistoreError, MissingWeights
 from busistore.jobs import kept_tokens, lesions, proposals
-from busistore.jobs.episodes import load_split
+from busistore.jobs.asked import Held, ask
 from busistore.jobs.ingest import ingest, mask_row
-from busistore.jobs.segment import hold, mask_of, segment
-from busistore.jobs.segmenters import loaded, ready, trained
+from busistore.jobs.segment import _prompts, mask_of, segment
+from busistore.jobs.segmenters import published, trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
 from busistore.schema import IMAGES, MASKS
-from busistore.segmenters import SEGMENTERS, Start, answers, bussam, checkpoints, sam
+from busistore.segmenters import SEGMENTERS, Lesions, Start, answers, bussam, sam, training
+from busistore.segmenters.augment import plain
 from busistore.segmenters.bussam_encoder import TINY
 from busistore.segmenters.bussam_segmenter import BussamSegmenter
 from busistore.segmenters.prompts import centre_click
 from busistore.segmenters.sam_segmenter import SamSegmenter
 from busistore.store import Store
-from tests.fakes import busi_folder
+from tests.fakes import busi_folder, loaded, part, rows
 
 CACHED = {"size": "tiny", "init": "random", "cache": "vit", "epochs": "1", "batch_size": "6", "warm_up": "1"}
 
@@ -51,14 +52,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copied(whole, tmp_path):
     return Store.open(shutil.copytree(whole.path, tmp_path / "store"))
-
-
-def rows(store, table, where=None):
-    return store.read(table, where=where).to_pylist()
-
-
-def part(store, name):
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
 
 
 def tokens_of(store, layer):
@@ -91,10 +84,17 @@ def test_tokens_are_what_the_frozen_branch_gives(whole):
     assert np.array_equal(got, wanted.numpy().astype(np.float16).astype(np.float32))
 
 
-def test_tokens_are_computed_once_for_all_trainings(copied):
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training ends at once, with the network as it began."""
+    monkeypatch.setattr(training, "train", lambda *_, network, **__: (network, training.Progress(1, 1, 0.5)))
+
+
+def test_tokens_are_computed_once_for_all_trainings(copied, untrained):
     name = tokens_of(copied, ".vit")
     before = copied.version(name)
-    train_segmenter(copied, "bussam", parameters=CACHED | {"rate": "1e-4"})
+    report = train_segmenter(copied, "bussam", parameters=CACHED | {"rate": "1e-4"})
+    assert report.written == 1
     segment(copied, "bussam")
     assert copied.version(name) == before
     assert copied.count(name) == copied.count("images") - sum(
@@ -102,7 +102,7 @@ def test_tokens_are_computed_once_for_all_trainings(copied):
     )
 
 
-def test_tokens_that_were_begun_are_gone_on_with(copied, monkeypatch):
+def test_tokens_that_were_begun_are_gone_on_with(copied, untrained, monkeypatch):
     monkeypatch.setattr(kept_tokens, "SHARD_ROWS", 2)
     name, other = tokens_of(copied, ".vit"), {"init_seed": "7"}
     real, n = BussamSegmenter.tokens, []
@@ -202,6 +202,29 @@ def test_a_network_without_prompts_may_propose(copied):
         segment(copied, "bussam", proposed_by="bussam")
 
 
+@pytest.mark.parametrize("name", ["bussam", "sam"])
+def test_a_dry_run_loads_and_writes_nothing(copied, monkeypatch, name):
+    given = {} if name == "bussam" else {"size": "tiny", "init": "random"}
+    copied.delete("masks", "source_id LIKE 'bussam-auto-%'")
+    shutil.rmtree(copied.path / "segmenters" / proposals.PROBES)
+    before = {table: copied.version(table) for table in copied.names()}
+    monkeypatch.setattr(BussamSegmenter, "network", None)  # calling it would fail
+    monkeypatch.setattr(SamSegmenter, "network", None)
+    report = segment(copied, name, prompt="auto", parameters=given, dry_run=True)
+    assert (report.planned, report.skipped) == (len(part(copied, "test")), 0)
+    assert {table: copied.version(table) for table in copied.names()} == before
+    assert not (copied.path / "segmenters" / proposals.PROBES).exists()
+
+
+def test_a_published_segmenter_that_does_not_fit_leaves_no_row(copied, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"some.weight": torch.zeros(3)}, path)
+    before = copied.count("segmenters")
+    with pytest.raises(MissingWeights, match=r"missing: .*1 unexpected: some\.weight"):
+        segment(copied, "bussam", weights=path, parameters={"size": "tiny"})
+    assert copied.count("segmenters") == before
+
+
 def test_a_proposer_of_another_split_is_refused(copied):
     other = split(copied, "busi", seed=7)
     assert other
@@ -212,14 +235,40 @@ def test_a_proposer_of_another_split_is_refused(copied):
 
 
 def test_one_image_of_no_store_gets_the_mask_of_the_store(whole):
-    row = trained(whole, "bussam")
-    (made,) = rows(whole, "segmentations", "prompt = 'auto'")
-    held = hold(whole, row, load_split(whole, made["split_id"], None), "auto")
+    held = ask(whole, "bussam", prompt="auto").hold(whole)
     image_id = part(whole, "test")[0]
     mask = mask_of(held, pixels.grey(whole.files(IMAGES)[image_id], image_id))
-    assert (mask == predicted(whole, "auto")[image_id]).mean() > 0.99  # tokens are not rounded to 16 bits
+    assert np.array_equal(mask, predicted(whole, "auto")[image_id])
     with pytest.raises(BusistoreError, match="'oracle-click' needs the true mask"):
         mask_of(held._replace(prompt="oracle-click"), np.zeros((64, 64), np.uint8))
+
+
+def test_a_proposer_and_the_network_share_the_tokens_of_an_image(whole, monkeypatch):
+    asked = []
+    held = ask(whole, "bussam", prompt="auto").hold(whole)
+    real = BussamSegmenter.tokens
+    monkeypatch.setattr(BussamSegmenter, "tokens", lambda *given: asked.append(1) or real(*given))
+    image_id = part(whole, "test")[0]
+    mask_of(held, pixels.grey(whole.files(IMAGES)[image_id], image_id))
+    assert len(asked) == 1
+
+
+def test_oracle_prompts_of_sam_see_lesions_that_the_square_loses(whole):
+    """One pixel of 1,000 x 1,000 is none of 256 x 256: SAM's own prompt is of the mask as it lies."""
+    mask = np.zeros((1000, 1000), bool)
+    mask[501, 750] = True
+    image = np.full(mask.shape, 90, np.uint8)
+    given = Lesions([image], [mask], None)
+    sample = plain(image, mask)
+    assert not sample.mask.any()
+    held = Held(SamSegmenter(size="tiny", init="random"), Start("random"), None, "oracle-click", None)
+    (click,) = _prompts(held, given, np.array([0]), (sample,))
+    assert click.label == 1
+    assert click.xy == pytest.approx((750.5 * 0.256 - 0.5, 501.5 * 0.256 - 0.5))
+    (box,) = _prompts(held._replace(prompt="oracle-box"), given, np.array([0]), (sample,))
+    assert box == pytest.approx((*click.xy, *click.xy))
+    other = held._replace(segmenter=BussamSegmenter(size="tiny", init="random"))
+    assert _prompts(other, given, np.array([0]), (sample,))[0].label == 0
 
 
 def test_sam_answers_as_its_own_predictor(whole):
@@ -270,7 +319,7 @@ def sam_file(tmp_path):
     return tmp_path / "own.pth"
 
 
-def test_weights_are_known_by_their_hash_wherever_they_lie(copied, sam_file, tmp_path):
+def test_weights_are_known_by_their_hash_wherever_they_lie(copied, untrained, sam_file, tmp_path):
     given = CACHED | {"init": "fine-tuned"}
     report = train_segmenter(copied, "bussam", parameters=given, weights=sam_file)
     assert any("tensors are copied, 2 resized" in note for note in report.notes)
@@ -279,22 +328,23 @@ def test_weights_are_known_by_their_hash_wherever_they_lie(copied, sam_file, tmp
     assert len(row["weights_sha256"]) == 64
     assert row["weights_source"] == str(sam_file)
     moved = sam_file.rename(tmp_path / "moved.pth")
-    with pytest.raises(MissingWeights, match=r"no weights of SAM at '.*own\.pth'"):
+    with pytest.raises(MissingWeights, match=r"began with the weights at '.*own\.pth', where no file is"):
         loaded(copied, row)
     loaded(copied, row, moved)
     torch.save(sam.drawn(TINY, 6).state_dict(), sam_file)
-    with pytest.raises(MissingWeights, match=f"name the file of sha256 {row['weights_sha256'][:12]} with --weights"):
+    told = f"name the file of sha256 {row['weights_sha256'][:12]}: --segmenter {row['segmenter_id']}"
+    with pytest.raises(MissingWeights, match=told):
         loaded(copied, row)
 
 
 def test_a_published_checkpoint_needs_no_training(copied, tmp_path):
-    path = tmp_path / "bussam.safetensors"
-    checkpoints.save_bussam(bussam.drawn(TINY, seed=3), path)
+    path = tmp_path / "bussam.pth"
+    torch.save({f"module.{n}": t for n, t in bussam.drawn(TINY, seed=3).state_dict().items()}, path)
     segment(copied, "bussam", weights=path, parameters={"size": "tiny"})
     (row,) = rows(copied, "segmenters", "init = 'bussam'")
     assert row["n_train"] == 0
     assert trained(copied, "bussam")["init"] == "random"  # what is published is not the newest that was trained
-    assert ready(copied, BussamSegmenter(size="tiny", init="bussam"), path)["segmenter_id"] == row["segmenter_id"]
+    assert published(copied, BussamSegmenter(size="tiny", init="bussam"), path)["segmenter_id"] == row["segmenter_id"]
 
 
 @pytest.mark.parametrize(
@@ -307,9 +357,14 @@ def test_a_published_checkpoint_needs_no_training(copied, tmp_path):
         ("train-segmenter bussam --init no", "no init 'no'"),
         ("train-segmenter bussam --init random --weights x.pth", "init=random takes no weights"),
         ("train-segmenter bussam --init random -p cache=vit -p wiring=paper", "cache=vit needs wiring=released"),
+        ("train-segmenter bussam --init bussam -p wiring=paper", "init=bussam needs wiring=released"),
         ("train-segmenter bussam --init random -p cache=vit -p train=published", "cache=vit freezes what"),
         ("train-segmenter unet --weights x.pth", "it starts from no weights, and takes no 'x.pth'"),
         ("segment --segmenter unet -p width=3", "-p is for `train-segmenter`"),
+        ("segment --segmenter bussam --init sam --weights x.pth", "'bussam' with init=sam is not trained yet"),
+        ("segment --segmenter bussam --init fine-tuned --weights x.pth", "--init bussam takes a whole checkpoint"),
+        ("segment --segmenter bussam --init random --weights x.pth", "train-segmenter bussam --init random"),
+        ("segment --segmenter bussam --proposer sam --prompt auto", "'sam' needs prompts itself; a proposer is"),
         ("segment --segmenter bussam --prompt guess", "no prompt 'guess'"),
     ],
 )  # fmt: skip
@@ -321,7 +376,7 @@ def test_what_cannot_be_is_said_in_one_line(whole, monkeypatch, tmp_path, comman
     assert "Traceback" not in done.output
 
 
-def test_a_probe_needs_tokens_that_are_kept(copied):
+def test_a_probe_needs_tokens_that_are_kept(copied, untrained):
     given = {"size": "tiny", "init": "random", "epochs": "1"}
     segmenter_id = train_segmenter(copied, "bussam", parameters=given).notes[-1].split("'")[1]
     with pytest.raises(BusistoreError, match="'bussam' keeps no tokens that a probe could read"):

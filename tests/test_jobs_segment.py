@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from click.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from busistore import pixels, sql
+from busistore import checkpoint, pixels, sql
 from busistore.cli import app
 from busistore.errors import BusistoreError, UnknownName
+from busistore.ids import sha256
 from busistore.jobs import lesions
-from busistore.jobs.ingest import ingest
-from busistore.jobs.segment import prompt_of, segment, source_of
-from busistore.jobs.segmenters import WEIGHTS, folder_of, loaded, trained
+from busistore.jobs.asked import ask, prompt_of
+from busistore.jobs.ingest import ingest, mask_row
+from busistore.jobs.segment import segment
+from busistore.jobs.segmenters import WEIGHTS, folder_of, trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
 from busistore.jobs.verify import verify
@@ -24,7 +27,7 @@ from busistore.schema import MASKS
 from busistore.segmenters import answers, training
 from busistore.segmenters.baseline import Unet
 from busistore.store import Store
-from tests.fakes import busi_folder
+from tests.fakes import busi_folder, loaded, part, rows
 from tests.test_jobs_ingest import counts
 
 SMALL = {"width": "8", "depth": "2", "epochs": "2", "batch_size": "4", "warm_up": "2", "rate": "3e-3"}
@@ -55,14 +58,6 @@ def world(prepared, tmp_path):
     return Store.open(shutil.copytree(prepared.path, tmp_path / "store"))
 
 
-def rows(store, table, where=None):
-    return store.read(table, where=where).to_pylist()
-
-
-def part(store, name):
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{name}'"))
-
-
 def weights(store) -> bytes:
     """Of the only segmenter, to the last bit; those of a file also tell in which order it was written."""
     *_, network = loaded(store, rows(store, "segmenters")[0])
@@ -75,6 +70,8 @@ def test_only_lesions_of_the_training_part_are_trained_on(whole):
     assert row["n_train"] == len(lesion & set(part(whole, "train"))) > 0
     assert row["n_val"] == len(lesion & set(part(whole, "val"))) > 0
     assert json.loads(row["parameters"])["width"] == 8
+    *_, network = loaded(whole, row)
+    assert row["n_trained"] == sum(p.numel() for p in network.parameters())
 
 
 def test_each_epoch_is_a_metric(whole):
@@ -225,8 +222,8 @@ def test_images_that_are_gone_are_named(world):
 
 
 def test_masks_of_other_weights_are_another_source(whole):
-    (row,) = rows(whole, "segmenters")
-    ids = {source_of(row | {"file_sha256": sha}, "auto", "test", "x") for sha in ("a", "b")}
+    asked = ask(whole, "unet")
+    ids = {replace(asked, row=asked.row | {"file_sha256": sha}).source_id("test", "x") for sha in ("a", "b")}
     assert len(ids) == 2
 
 
@@ -259,8 +256,65 @@ def test_the_commands(world):
     done = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--part", "val", *common])
     assert done.exit_code == 0, done.output
     done = CliRunner().invoke(app, ["query", "segmentation", "--format", "csv", *common])
-    assert "unet,nothing,auto,\"\",val" in done.output
+    assert "unet,auto,val" in done.output
     refused = CliRunner().invoke(app, ["segment", "--segmenter", "unet", "--prompt", "oracle-click", *common])
     assert refused.exit_code == 1
     assert refused.output.startswith("Error: 'unet' takes no prompt")
     assert "unet" in CliRunner().invoke(app, ["list", "segmenters"]).output
+
+
+def replace_truth(store, part_name: str) -> str:
+    """The truth of a lesion of that part becomes another; its image."""
+    lesion = {r["image_id"] for r in rows(store, "masks", "source_id = 'truth' AND NOT is_empty")}
+    image_id = min(lesion & set(part(store, part_name)))
+    mask = np.zeros((72, 96), bool)
+    mask[30:40, 30:50] = True
+    store.put(MASKS, [{"image_id": image_id, **mask_row(mask, "truth", 1)}], replace=True)
+    return image_id
+
+
+def test_masks_of_an_older_truth_are_not_listed_but_told(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    (old,) = rows(store, "segmentations")
+    before = sql.run(store, "segmentation").to_dicts()
+    replace_truth(store, "test")
+    for query in ("segmentation", "segmentation_strata", "mask_scores", "report_masks"):
+        assert sql.run(store, query).is_empty(), query
+    stale = [r for r in sql.run(store, "stale").to_dicts() if r["stage"] == "masks"]
+    assert [r["run_id"] for r in stale] == [old["source_id"]]
+    segment(store, "unet")
+    after = sql.run(store, "segmentation").to_dicts()
+    assert [r["source_id"] for r in after] != [r["source_id"] for r in before]
+    assert len(after) == len(before) == 1
+    assert not [r for r in sql.run(store, "stale").to_dicts() if r["stage"] == "masks"]
+
+
+def test_a_segmenter_of_an_older_truth_is_told(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    assert not any("have changed since" in note for note in segment(store, "unet").notes)
+    replace_truth(store, "train")
+    (told,) = [note for note in segment(store, "unet", dry_run=True).notes if "have changed since" in note]
+    assert "busistore train-segmenter unet --split" in told
+
+
+def test_tensors_of_another_version_are_refused(whole, tmp_path):
+    store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
+    (row,) = rows(store, "segmenters")
+    path = folder_of(store, row["segmenter_id"]) / WEIGHTS
+    found = checkpoint.read(path, WEIGHTS)
+    found.tensors["other"] = found.tensors.pop(min(found.tensors))
+    checkpoint.write(path, found, WEIGHTS)
+    with pytest.raises(BusistoreError, match="trained by another version, whose tensors have other names"):
+        loaded(store, row | {"file_sha256": sha256(path.read_bytes())})
+
+
+def test_files_beyond_what_is_held_are_read_anew(whole, monkeypatch):
+    ids = part(whole, "train")
+    all_held = lesions.lesions(whole, ids)
+    monkeypatch.setattr(lesions, "HELD_BYTES", 1)
+    monkeypatch.setattr(lesions, "AT_ONCE", 2)
+    given = lesions.lesions(whole, ids)
+    for k in (3, 0, 5, 3):
+        assert np.array_equal(given.images[k], all_held.images[k])
+        assert np.array_equal(given.masks[k], all_held.masks[k])
+    assert len(given.images._held) == 2

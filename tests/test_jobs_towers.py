@@ -35,7 +35,8 @@ from busistore.models import states as computing
 from busistore.preprocess import recipes
 from busistore.store import Store
 from tests import tiny
-from tests.fakes import busi_folder, speckle
+from tests.fakes import busi_folder, rows, speckle
+from tests.fakes import part as part_ids
 from tests.test_jobs_ingest import counts
 
 pytest.importorskip("torch")
@@ -139,10 +140,6 @@ def grid(world, weights):
     return run
 
 
-def rows(store, table: str, where: str | None = None) -> list[dict]:
-    return store.read(table, where=where).to_pylist()
-
-
 def forget(store) -> None:
     """Everything that runs left in tables."""
     for table in ("runs", "predictions", "metrics"):
@@ -158,10 +155,6 @@ def redrawn(folder, image_id: str, seed: int = 999) -> None:
 def predictions(store) -> dict:
     found = {(r["run_id"], r["image_id"]): r["probabilities"] for r in rows(store, "predictions")}
     return dict(sorted(found.items()))
-
-
-def part_ids(store, part: str) -> list[str]:
-    return sorted(r["image_id"] for r in rows(store, "splits", f"part = '{part}'"))
 
 
 def support_ids(store, shots: int, seed: int) -> list[str]:

@@ -99,6 +99,52 @@ def test_refused(case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["PNG", "BMP", "TIFF"])
+def test_any_picture_is_the_same_in_every_format(name):
+    assert (np.asarray(pixels.open_any(as_format(name), "x")) == GREY).all()
+
+
+def test_any_picture_may_be_a_photograph_in_colour_turned_by_its_camera():
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    Image.fromarray(GREY).convert("RGB").save(out, "JPEG", exif=exif, quality=95)
+    turned = pixels.open_any(out.getvalue(), "x.jpg")
+    assert turned.mode == "RGB"
+    assert np.abs(np.asarray(turned.convert("L")).astype(int) - np.rot90(GREY, -1)).mean() < 5
+
+
+def pages() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(GREY).save(out, "TIFF", save_all=True, append_images=[Image.fromarray(GREY)])
+    return out.getvalue()
+
+
+def deep_tiff(kind: type) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(GREY.astype(kind)).save(out, "TIFF")
+    return out.getvalue()
+
+
+REFUSED_OF_ANY = {
+    "not a picture": (b"hello", r"is not a picture that can be read \(PNG, JPEG, BMP, TIFF\); export it as PNG"),
+    "another format": (as_format("GIF"), "is not a picture"),
+    "a program": (as_format("EPS"), "is not a picture"),
+    "truncated": (as_format("JPEG")[:-400], "damaged or truncated"),
+    "truncated bitmap": (as_format("BMP")[:-400], "damaged or truncated"),
+    "several pages": (pages(), "holds 2 pictures"),
+    "16 bit": (deep_tiff(np.uint16), "has 16 bits a sample"),
+    "32 bit": (deep_tiff(np.float32), "has 32 bits a sample"),
+    "one pixel": (encoded(Image.new("L", (1, 1))), "the least is 32 x 32"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_OF_ANY)
+def test_refused_of_any_format(case):
+    data, words = REFUSED_OF_ANY[case]
+    with pytest.raises(BadInput, match=words):
+        pixels.open_any(data, "scan")
+
+
 def test_a_flipped_byte_is_found():
     data = bytearray(encoded(Image.fromarray(GREY)))
     data[len(data) // 2] ^= 0xFF

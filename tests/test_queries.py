@@ -28,11 +28,14 @@ from tests.filled import (
     filled_store,
     put_runs,
 )
+from tests.segmented import segmented_store
 
 OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "calibration", "confusion",
            "hardest_images", "run_cost", "outcomes", "compared_runs", "stability", "leakage_delta")  # fmt: skip
 OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
 OF_LEAKAGE = ("leakage_delta",)  # answered by `leaky`
+OF_MASKS = ("segmentation", "segmentation_strata", "segmenter_curves", "trained_segmenters", "mask_scores",
+            "report_masks", "annotation_ceiling", "two_stage")  # fmt: skip  # answered by `segmented`
 EXAMPLES = {"a": "alpha", "b": "beta", "run_id": "run-alpha-1-0"}  # values for parameters that are required
 
 
@@ -111,6 +114,11 @@ def leaky(leaky_store):
     return sql.connect(leaky_store)
 
 
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    return sql.connect(segmented_store(tmp_path_factory.mktemp("segmented") / "store"))
+
+
 def _required(name: str) -> dict[str, str]:
     return {p: EXAMPLES[p] for p, about in queries.load(name).parameters.items() if about.required}
 
@@ -120,14 +128,15 @@ def _rows(con, name: str, columns: str, **parameters) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", queries.names())
-def test_query_says_what_it_asks_and_answers(con, prompted, leaky, empty, name):
+def test_query_says_what_it_asks_and_answers(con, prompted, leaky, segmented, empty, name):
     query = queries.load(name)
     assert re.fullmatch(r"[A-Z].{20,119}[.?]", query.description)
     assert set(re.findall(r"\$(\w+)", re.sub("--.*", "", query.text))) == set(query.parameters)
-    asked = prompted if name in OF_PROMPTS else leaky if name in OF_LEAKAGE else con
+    others = ((prompted, OF_PROMPTS), (leaky, OF_LEAKAGE), (segmented, OF_MASKS))
+    asked = next((other for other, of in others if name in of), con)
     answer = sql.ask(asked, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
-    assert answer.height or name in ("stale", "segmentation")  # the latter has masks to ask in test_jobs_segment
+    assert answer.height or name in ("stale", "two_stage")  # which is answered in test_two_stage
 
 
 @pytest.mark.parametrize("name", queries.names())
@@ -376,7 +385,7 @@ def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
     assert _rows(shared, "report_apart", "shots") == []
 
 
-BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE]
+BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE + OF_MASKS]
 
 
 @pytest.mark.parametrize("name", BY_RATIO)

@@ -175,5 +175,5 @@ def main() -> None:
 
 
 # each registers its verbs, in the order of the work
-for _verbs in ("models", "data", "text", "work", "masks", "compare", "search", "ask"):
+for _verbs in ("models", "data", "text", "work", "masks", "diagnose", "compare", "search", "ask"):
     import_module(f"busistore.cli.{_verbs}")

@@ -102,7 +102,7 @@ def report(output, path, quiet) -> None:
 @click.option("--model", default="efficientnet-lite0", show_default=True)
 @quiet_option
 def demo(busi, folder, model, quiet) -> None:
-    """The whole way on phantoms: ingest, audit, encode, a few-shot grid, a leaderboard and a report."""
+    """The whole way on phantoms: ingest, audit, encode, a few-shot grid, masks, a leaderboard and a report."""
     from busistore import formats, sql
     from busistore import report as pages
     from busistore.jobs import pipeline
@@ -118,6 +118,8 @@ def demo(busi, folder, model, quiet) -> None:
     for title, query in (("What is in the data", "audit"), ("Leaderboard", "leaderboard")):
         click.echo(f"\n{title}: busistore query {query} -p dataset={dataset} --store {store.path}")
         formats.write(sql.run(store, query, {"dataset": dataset}))
+    click.echo(f"\nLesion masks: busistore query segmentation --store {store.path}")
+    formats.write(sql.run(store, "segmentation"))
     page = pages.build(store, folder / "report")
     question = f'busistore sql --store {store.path} "SELECT * FROM runs"'
     click.echo(f"\nThe report:  {page}\nThe store:   {store.path}\nAsk it:      {question}")

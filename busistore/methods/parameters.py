@@ -35,6 +35,15 @@ def with_parameters(kind: type, texts: Mapping[str, str]) -> Any:
     return kind(**values)
 
 
+def from_json(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a frozen dataclass as they came back from JSON: its tuples have become lists, and are tuples again.
+
+    >>> from_json({"shots": [1, 2], "rate": 0.1})
+    {'shots': (1, 2), 'rate': 0.1}
+    """
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in made.items()}
+
+
 def _parse(text: str, hint: Any) -> Any:
     """`text` as bool, int, float, str, a tuple of one of them, or None where the hint allows it."""
     if isinstance(hint, types.UnionType):

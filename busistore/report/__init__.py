@@ -36,7 +36,7 @@ def build(
         BusistoreError: `out` cannot be written.
     """
     from busistore.report import arms as comparisons
-    from busistore.report import data, results, words
+    from busistore.report import data, masks, results, words
     from busistore.report.sources import Sources
 
     say = progress or (lambda step: None)
@@ -47,7 +47,8 @@ def build(
         say("intervals")
         arms = comparisons.arms(sources)
         say("figures")
-        sections += results.sections(sources, arms)
+        *of_runs, costs = results.sections(sources, arms)
+        sections += [*of_runs, masks.section(sources), costs]
         table1 = {c["dataset"]: sources.asked["table-1" + data.suffix(k)] for k, c in enumerate(chosen)}
         sections += [words.limits(chosen, table1, arms), words.methods(sources, chosen, arms)]
         summary = words.summary(chosen, table1, arms)

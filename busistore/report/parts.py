@@ -68,13 +68,14 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Pictures under one caption; counted among the figures."""
+    """Pictures under one caption; counted among the figures. `legend` has colours, as CSS writes them, with words."""
 
     name: str
     title: str
     caption: str
     pictures: list[Picture]
     sources: list[Source]
+    legend: list[tuple[str, str]] = field(default_factory=list)
     number: int = 0
     kind: str = "gallery"
 

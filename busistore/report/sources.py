@@ -17,6 +17,8 @@ from busistore.store import Store
 _DERIVED = {
     "current_groups": ("groups",), "current_runs": ("runs",), "results": ("runs", "metrics"),
     "image_facts": ("images", "masks", "groups"),
+    "current_segmentations": ("segmentations", "splits", "images", "masks"),
+    "mask_results": ("segmentations", "splits", "metrics", "images", "masks"),
 }  # fmt: skip  # views that are no tables
 
 

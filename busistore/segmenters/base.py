@@ -87,6 +87,7 @@ class Segmenter(ABC):
     code: ClassVar[int] = 1
     prompted: ClassVar[bool]
     is_trained: ClassVar[bool] = True  # here; else it is used as published
+    exact: ClassVar[bool] = False  # oracle prompts are of the true mask as it lies, not of the one of IMAGE_PX squared
     epochs: int = 100
     batch_size: int = 8
     at_once: int = 8

@@ -16,6 +16,17 @@ SIDE = 8  # of a learned map before it is stretched over the picture
 CNN_WIDTHS = (64, 128, 256)
 
 
+class ChannelNorm(LayerNorm2d):
+    """SAM's norm over the channels of (B, C, H, W), to the same numbers in one kernel in place of seven.
+
+    What comes out has its channels last in memory, which convolutions and pooling after it are faster on, too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x.permute(0, 2, 3, 1)
+        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
 class Ghpa(nn.Module):
     """Group Hadamard-product attention: (B, `given`, H, W) to (B, `made`, H, W).
 
@@ -35,7 +46,7 @@ class Ghpa(nn.Module):
         self.conv_zx = nn.Sequential(nn.Conv1d(c, c, 3, padding=1, groups=c), nn.GELU(), nn.Conv1d(c, c, 1))
         self.conv_zy = nn.Sequential(nn.Conv1d(c, c, 3, padding=1, groups=c), nn.GELU(), nn.Conv1d(c, c, 1))
         self.dw = nn.Sequential(nn.Conv2d(c, c, 1), nn.GELU(), nn.Conv2d(c, c, 3, padding=1, groups=c))
-        self.norm1, self.norm2 = LayerNorm2d(given), LayerNorm2d(given)
+        self.norm1, self.norm2 = ChannelNorm(given), ChannelNorm(given)
         self.ldw = nn.Sequential(
             nn.Conv2d(given, given, 3, padding=1, groups=given), nn.GELU(), nn.Conv2d(given, made, 1)
         )
@@ -77,7 +88,7 @@ class Stem(nn.Module):
 
 def _conv3(given: int, made: int) -> nn.Sequential:
     conv = nn.Conv2d(given, made, 3, padding=1, bias=False)
-    return nn.Sequential(conv, LayerNorm2d(made), nn.GELU())
+    return nn.Sequential(conv, ChannelNorm(made), nn.GELU())
 
 
 class CnnBranch(nn.Module):
@@ -91,7 +102,7 @@ class CnnBranch(nn.Module):
         self.downs = nn.ModuleList([Down(second, third), Down(third, width)])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.encoder2(self.inc(x))
+        x = self.encoder2(self.inc(x.contiguous(memory_format=torch.channels_last)))
         for down in self.downs:
             x = down(x)
         return x.permute(0, 2, 3, 1).contiguous()

@@ -54,8 +54,9 @@ class BussamSegmenter(Weighted):
         from busistore.segmenters.bussam_groups import TRAIN
 
         lookup("set of weights to train", self.train, TRAIN)
-        is_kept = bool(self.kept)
-        self.require(not is_kept or self.wiring == "released", "cache=vit needs wiring=released: no tokens are apart")
+        is_kept, is_released = bool(self.kept), self.wiring == "released"
+        self.require(is_released or self.init != "bussam", "init=bussam needs wiring=released, which they are of")
+        self.require(not is_kept or is_released, "cache=vit needs wiring=released: no tokens are apart")
         self.require(not is_kept or self.train == "cnn+decoder", "cache=vit freezes what train=published trains")
 
     def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
@@ -90,9 +91,7 @@ class BussamSegmenter(Weighted):
 
     def encoder(self, start: Start) -> dict[str, Any]:
         """See Segmenter."""
-        seed = self.init_seed if start.init == "random" else None
-        return {"name": "bussam-vit", "size": self.size, "init": start.init, "sha256": start.sha256, "seed": seed,
-                "adapted": self._is_adapted, "code": 1}  # fmt: skip
+        return super().encoder(start) | {"name": "bussam-vit", "adapted": self._is_adapted}
 
     def tokens(self, network: Bussam, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 32, 32, W); see Segmenter."""

@@ -5,7 +5,6 @@ This module imports torch as it loads; import it inside functions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -110,16 +109,13 @@ def resize_rel_pos(given: Tensor, length: int) -> Tensor:
 
 
 def load_bussam(model: Bussam, path: Path) -> LoadReport:
-    """A whole network: a published checkpoint, wrapped or not, or one of `save_bussam`.
+    """A whole network, as the published code writes it, wrapped or not.
 
     Raises:
-        MissingWeights: no file, a damaged one, of another network, or trained in another wiring.
+        MissingWeights: no file, a damaged one, or one of another network.
     """
     _check_bussam(path)
     state = checkpoints.read(path)
-    wiring = _wiring(path)
-    if wiring != model.wiring:
-        raise MissingWeights(f"'{path}' was trained in wiring '{wiring}', not '{model.wiring}'; take that wiring")
     _check_fit(model.state_dict(), state, path)
     model.load_state_dict(state)
     return LoadReport(tuple(state))
@@ -128,28 +124,6 @@ def load_bussam(model: Bussam, path: Path) -> LoadReport:
 def _check_bussam(path: Path) -> None:
     if not path.is_file():
         raise MissingWeights(f"no checkpoint of BUSSAM at '{path}'; published ones are linked from its repository")
-
-
-def save_bussam(model: Bussam, path: Path) -> None:
-    """All tensors as safetensors, with the wiring they are of; whole or not at all."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, temporary, {"wiring": model.wiring})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _wiring(path: Path) -> str:
-    """What a file says of itself; published checkpoints say nothing, and are of the released wiring."""
-    if path.suffix != ".safetensors":
-        return "released"
-    with path.open("rb") as file:  # a length in 8 bytes, then JSON
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header.get("__metadata__", {}).get("wiring", "released")
 
 
 def _check_fit(own: State, state: State, path: Path) -> None:

@@ -19,13 +19,13 @@ PROTOCOLS = {
     "auto": "a click where a proposer that sees the image alone finds a lesion; no prompt where none is needed",
     "auto-box": "the box around what that proposer finds",
 }
-Box = tuple[int, int, int, int]
+Box = tuple[float, float, float, float]
 
 
 class Click(NamedTuple):
-    """A pixel (x, y), and what is there: LESION or BACKGROUND, which are also the labels of SAM's prompt encoder."""
+    """A place (x, y), a pixel as a rule, and what is there: LESION or BACKGROUND, which are also SAM's own labels."""
 
-    xy: tuple[int, int]
+    xy: tuple[float, float]
     label: int
 
 
@@ -100,6 +100,20 @@ def of_truth(protocol: str, mask: np.ndarray) -> Click | Box | None:
     if protocol == "oracle-click":
         return centre_click(mask)
     return box_of(mask) if mask.any() else None
+
+
+def squeezed(prompt: Click | Box | None, size: tuple[int, int], side: int) -> Click | Box | None:
+    """A prompt in pixels of an image of `size` (height, width) in those of the square that it is squeezed into.
+
+    >>> squeezed(Click((3, 0), LESION), (2, 8), 4), squeezed((0, 0, 7, 1), (2, 8), 4)
+    (Click(xy=(1.25, 0.5), label=1), (-0.25, 0.5, 3.25, 2.5))
+    """
+    y, x = (side / n for n in size)
+    if prompt is None:
+        return None
+    if isinstance(prompt, Click):
+        return Click(((prompt.xy[0] + 0.5) * x - 0.5, (prompt.xy[1] + 0.5) * y - 0.5), prompt.label)
+    return tuple((n + 0.5) * scale - 0.5 for n, scale in zip(prompt, (x, y, x, y)))
 
 
 def of_proposal(protocol: str, likely: np.ndarray, threshold: float) -> Click | Box | None:

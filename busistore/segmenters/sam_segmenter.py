@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class SamSegmenter(Weighted):
     summary: ClassVar[str] = "Segment Anything ViT-B as published, from a click or a box; it is not trained"
     prompted: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    code: ClassVar[int] = 2
 
     def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
         """See Segmenter."""
@@ -49,11 +51,6 @@ class SamSegmenter(Weighted):
     def kept(self) -> str:
         """See Segmenter."""
         return "embedding"
-
-    def encoder(self, start: Start) -> dict[str, Any]:
-        """See Segmenter."""
-        seed = self.init_seed if start.init == "random" else None
-        return {"name": "sam", "size": self.size, "init": start.init, "sha256": start.sha256, "seed": seed, "code": 1}
 
     def tokens(self, network: nn.Module, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 256, 64, 64); see Segmenter."""

@@ -31,13 +31,17 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass
 class Progress:
-    """How far a training is; `curves` are (epoch, name, value). Seconds are summed over attempts."""
+    """How far a training is; `curves` are (epoch, name, value). Seconds are summed over attempts.
+
+    `n_trained` numbers have ever had a gradient: what is open to training may hold parts that never run.
+    """
 
     epoch: int = 0
     best_epoch: int = 0
     best_dice: float = -1.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    n_trained: int = 0
     curves: list[tuple[int, str, float]] = field(default_factory=list)
 
 
@@ -145,7 +149,7 @@ def _epoch(training: Training, train_on: Lesions, val: Lesions) -> None:
     dice = float(np.mean(dices(training.segmenter, training.network, val)))
     told = {"train_loss": loss, "val_dice": dice, "learning_rate": training.optimiser.param_groups[0]["lr"]}
     progress.curves += [(number, name, value) for name, value in told.items()]
-    progress.epoch = number
+    progress.epoch, progress.n_trained = number, sum(p.numel() for p in training.optimiser.state)
     if dice > progress.best_dice:
         progress.best_epoch, progress.best_dice, training.best = number, dice, training.now()
     progress.seconds += time.perf_counter() - clocks[0]

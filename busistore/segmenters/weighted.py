@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from busistore.errors import MissingWeights, lookup
 from busistore.segmenters.base import Segmenter, Start
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INITS = {
     "sam": "SAM's published ViT-B, checked by its hash",
     "fine-tuned": "a file with the tensors of SAM's ViT-B that was trained on elsewhere, such as MedSAM's",
-    "bussam": "a whole checkpoint of BUSSAM, published or of another training",
+    "bussam": "a whole checkpoint of BUSSAM, as its published code writes them",
     "random": "drawn from a seed: to try the way out, and said in every record",
 }
 SIZES = ("vit_b", "tiny")
@@ -51,6 +51,12 @@ class Weighted(Segmenter):
         """Random weights stand in for others only where they are asked for."""
         fits = (start.path is None) == (self.init == "random") and start.init in ("nothing", self.init)
         self.require(fits, f"a network of init={self.init} is not made from '{start.init}'")
+
+    def encoder(self, start: Start) -> dict[str, Any]:
+        """See Segmenter."""
+        seed = self.init_seed if start.init == "random" else None
+        return {"name": self.name, "size": self.size, "init": start.init, "sha256": start.sha256, "seed": seed,
+                "code": 1}  # fmt: skip
 
     @property
     def sam_size(self) -> SamSize:

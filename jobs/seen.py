@@ -1,0 +1,67 @@
+"""Seen: what a classifier and a segmenter have learned from an image, or from another picture of the same frame.
+
+A picture that is not of the store by its pixels is looked for among the images whose vectors are nearest to its own,
+each laid over it by the registration that finds near-duplicates.
+"""
+
+from __future__ import annotations
+
+from busistore import pixels, registration, splits
+from busistore.groups import Grouping
+from busistore.jobs.asked import Asked
+from busistore.jobs.refit import Classifier
+from busistore.schema import IMAGES, embeddings_name
+from busistore.store import Store
+
+NEAREST = 8  # stored images that are laid over a picture
+
+
+def near(store: Store, asked: Classifier, grey, vector) -> list[str]:
+    """The stored images of the same frame as a picture of none of them, sorted.
+
+    Args:
+        grey: (H, W) uint8.
+        vector: (D,) float32 of the picture by the classifier's model.
+    """
+    table, settings = embeddings_name(asked.located.model_id, asked.run["recipe_id"]), Grouping().registration
+    known, files = set(store.read(IMAGES.name, ["image_id"])["image_id"].to_pylist()), store.files(IMAGES)
+    own, found = registration.features(grey, settings), []
+    for image_id, _ in store.nearest(table, vector, NEAREST, known):
+        other = registration.features(pixels.grey(files[image_id], image_id), settings)
+        if registration.register(own, other, settings) >= settings.min_similarity:
+            found.append(image_id)
+    return sorted(found)
+
+
+def part_of(asked: Classifier | Asked, ids: list[str]) -> str | None:
+    """The part of a split that an image is in; of several with the same pixels the one most seen in training."""
+    return next((name for name in splits.PARTS if set(ids) & set(asked.split.parts.get(name, ()))), None)
+
+
+def of_class(asked: Classifier, name: str, ids: list[str], similar: list[str]) -> list[str]:
+    """Where the class of the picture `name` is no test: `ids` have its pixels, `similar` show the same frame."""
+    group_of, support = asked.split.group_of, set(asked.cell.episode.ids)
+    own = {group_of.get(i) for i in [*ids, *similar]} - {None}
+    if set(ids) & support:
+        return [f"the classifier learned from '{name}': its class is a resubstitution, not a test"]
+    if own & {group_of[i] for i in support} or set(similar) & support:
+        return [f"the classifier learned from a near-duplicate of '{name}': its class is no fair test"]
+    if part_of(asked, ids) == "val":
+        return [f"'{name}' is a validation image: the prediction set was made with it"]
+    return []
+
+
+def of_mask(asked: Asked, name: str, ids: list[str], similar: list[str]) -> list[str]:
+    """Where the mask of the picture `name` is no test, because of the segmenter or of what proposes its prompts."""
+    who = "the segmenter" if asked.row["n_train"] else "what proposes the prompts"
+    if not asked.row["n_train"] and asked.chosen is None:
+        return []
+    group_of, part = asked.split.group_of, part_of(asked, ids)
+    if part in ("train", "val"):
+        how = "trained" if part == "train" else "chosen"
+        return [f"{who} was {how} on the part that '{name}' is in: its mask is a resubstitution, not a test"]
+    own = {group_of.get(i) for i in [*ids, *similar]} - {None}
+    learned = {i for part in ("train", "val") for i in asked.split.parts.get(part, ())}
+    if own & {group_of[i] for i in learned} or set(similar) & learned:
+        return [f"{who} learned from a near-duplicate of '{name}': its mask is no fair test"]
+    return []
