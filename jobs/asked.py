@@ -19,7 +19,7 @@ from busistore.store import Store
 if TYPE_CHECKING:
     from busistore.segmenters.training import Network
 
-CODE = 2  # raised when the masks of the same weights change
+CODE = 3  # raised when the masks of the same weights change
 
 
 class Held(NamedTuple):
@@ -52,7 +52,8 @@ class Asked:
         """The id of the masks that it gives, as its weights lie there, of a part as it is now."""
         row = self.row
         key = {"segmenter_id": row["segmenter_id"], "file_sha256": row["file_sha256"], "prompt": self.prompt,
-               "part": part, "proposer": self.proposer_id, "inputs_sha256": inputs_sha256, "code": CODE}  # fmt: skip
+               "proposer": self.proposer_id, "split_id": self.split.split_id, "part": part,
+               "inputs_sha256": inputs_sha256, "code": CODE}  # fmt: skip
         return content_id(f"{row['segmenter']}-{self.prompt}", key)
 
     def hold(self, store: Store, track: Track = silent) -> Held:
@@ -97,6 +98,7 @@ def _named(
         raise BusistoreError(f"'{name}' is as it was trained; -p is for `train-segmenter`, or with --weights of a file")
     wanted = None if split is None and dataset is None else load_split(store, split, dataset)
     row = trained(store, name, wanted)
+    _check_trained(row["segmenter_id"], SEGMENTERS[row["segmenter"]], row["init"], row["n_train"])
     return row, load_split(store, row["split_id"] or split, None if row["split_id"] else dataset)
 
 
@@ -104,11 +106,16 @@ def _whole(kind: type[Segmenter], parameters: dict[str, str]) -> Segmenter:
     """A segmenter to be used without training: of one that is trained here, nothing but a whole checkpoint will do."""
     inits = getattr(kind, "inits", ())
     made = with_parameters(kind, ({"init": "bussam"} if "bussam" in inits else {}) | parameters)
-    if kind.is_trained and inits and made.init != "bussam":
-        told = f"'{kind.name}' with init={made.init} is not trained yet"
-        remedy = f"`busistore train-segmenter {kind.name} --init {made.init}` does it"
-        raise BusistoreError(f"{told}; {remedy}, and --init bussam takes a whole checkpoint")
+    if inits:
+        _check_trained(kind.name, kind, made.init)
     return made
+
+
+def _check_trained(name: str, kind: type[Segmenter], init: str, n_train: int = 0) -> None:
+    """Refuse what is trained here and was not, unless it is a whole checkpoint: its adapters would be random."""
+    if kind.is_trained and not n_train and init != "bussam":
+        remedy = f"`busistore train-segmenter {kind.name} --init {init}`, with the same --weights, does it"
+        raise BusistoreError(f"'{name}' with init={init} is not trained; {remedy}, or --init bussam takes a checkpoint")
 
 
 def prompt_of(row: dict[str, Any], prompt: str | None, proposed_by: str | None = None) -> str:

@@ -140,7 +140,8 @@ def diagnose(
              "segmenter": seen.part_of(drawn_by, picture.ids) if learns else None}  # fmt: skip
     proposer = drawn_by.proposer_id if is_lesion else ""
     made = Diagnosis(picture, told, certainty, asked.run, drawn_by.row, drawn_by.prompt, proposer, mask, parts)
-    about = picture.name, picture.ids, [] if picture.ids else seen.near(store, asked, picture.grey, vector)
+    is_placed = bool(set(picture.ids) & asked.split.group_of.keys())
+    about = picture.name, picture.ids, [] if is_placed else seen.near(store, asked, picture, vector)
     made.notes.extend([*seen.of_class(asked, *about), *_remarks(made)])
     if is_lesion:
         made.notes.extend([*seen.of_mask(drawn_by, *about), *drawn_by.warnings(store)])

@@ -23,8 +23,6 @@ from busistore.segmenters import Segmenter, Start
 from busistore.store import Store
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from busistore.segmenters.training import Network
 
 RECIPE = "original"  # networks are given original images, and squeeze them themselves
@@ -50,10 +48,13 @@ def kept(
     return lambda wanted: store.vectors(name, wanted).reshape(-1, *shape)
 
 
-def rounded(tokens: Tensor, dtype: type = np.float32) -> np.ndarray:
-    """Tokens as numbers of 16 bits, which is how they are kept: infinite where they do not fit."""
+def rounded(tokens: np.ndarray, segmenter: Segmenter, name: str) -> np.ndarray:
+    """Tokens as numbers of 16 bits, which is how they are kept; a BusistoreError where those of `name` do not fit."""
     with np.errstate(over="ignore"):
-        return tokens.numpy().astype(np.float16).astype(dtype)
+        made = tokens.astype(np.float16)
+    if not np.isfinite(made).all():
+        raise BusistoreError(f"'{segmenter.name}' gave tokens of '{name}' that do not fit 16 bits; cache=none")
+    return made
 
 
 def asked_once(tokens: Callable[[np.ndarray], np.ndarray] | None) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -93,7 +94,5 @@ def _compute(
 
 def _made(store: Store, segmenter: Segmenter, network: Network, ids: list[str]) -> Iterator[tuple[str, np.ndarray]]:
     for image_id, data in store.files(IMAGES).stream(ids):
-        tokens = rounded(segmenter.tokens(network, [pixels.grey(data, image_id)])[0], np.float16)
-        if not np.isfinite(tokens).all():
-            raise BusistoreError(f"'{segmenter.name}' gave tokens of '{image_id}' that do not fit 16 bits; cache=none")
-        yield image_id, tokens
+        tokens = segmenter.tokens(network, [pixels.grey(data, image_id)])[0].numpy()
+        yield image_id, rounded(tokens, segmenter, image_id)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from busistore import pixels
 from busistore.errors import BusistoreError
-from busistore.files import Files as StoredFiles
 from busistore.ids import sha256
 from busistore.jobs import columns
 from busistore.jobs.ingest import TRUTH
@@ -19,12 +18,14 @@ from busistore.store import Store, quote
 
 HELD_BYTES = 2**28  # of the files of some images or masks: 1,300 images of 0.2 MB; those beyond are read anew
 AT_ONCE = 32
+Stream = Callable[[Sequence[str]], Iterator[tuple[str, bytes]]]  # image ids to their files, in that order
+
 
 class Files(Sequence):
     """PNG files decoded when they are asked for, in 3 ms; up to HELD_BYTES of them stay as they are in memory."""
 
-    def __init__(self, files: StoredFiles, ids: Sequence[str], decode: Callable[[bytes, str], np.ndarray]):
-        self._files, self._ids, self._decode = files, ids, decode
+    def __init__(self, stream: Stream, ids: Sequence[str], decode: Callable[[bytes, str], np.ndarray]):
+        self._stream, self._ids, self._decode = stream, ids, decode
         self._held: dict[str, bytes] = {}
         self._left = HELD_BYTES
 
@@ -34,11 +35,11 @@ class Files(Sequence):
     def __getitem__(self, k: int) -> np.ndarray:
         image_id = self._ids[k]
         if image_id not in self._held and self._left > 0:  # some at once: one by one they take thirty times as long
-            for name, data in self._files.stream(self._ids[k : k + AT_ONCE]):
+            for name, data in self._stream(self._ids[k : k + AT_ONCE]):
                 self._left -= 0 if name in self._held else len(data)
                 self._held[name] = data
         data = self._held.get(image_id)
-        return self._decode(self._files[image_id] if data is None else data, image_id)
+        return self._decode(next(self._stream([image_id]))[1] if data is None else data, image_id)
 
 
 def truth(store: Store, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -68,7 +69,7 @@ def lesions(store: Store, ids: Sequence[str], kept: Callable[[Sequence[str]], np
     Args:
         kept: image ids to the tokens of those images.
     """
-    images, masks = store.files(IMAGES), store.files(MASKS, f"source_id = {quote(TRUTH)}")
+    images, masks = store.files(IMAGES).stream, store.files(MASKS, f"source_id = {quote(TRUTH)}").stream
     tokens = None if kept is None else lambda rows: kept([ids[k] for k in rows])
     return Lesions(Files(images, ids, pixels.grey), Files(masks, ids, pixels.mask), tokens)
 

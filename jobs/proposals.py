@@ -89,7 +89,7 @@ def _by_network(segmenter: Segmenter, network: Network, given: Lesions, rows: Se
 def _probe(store: Store, split: Split, segmenter: Segmenter, start: Start) -> Chosen:
     if not segmenter.kept:
         raise BusistoreError(
-            f"'{segmenter.name}' keeps no tokens that a probe could read; train it with -p cache=vit, or name a "
+            f"'{segmenter.name}' keeps no tokens that a probe could read; one with -p cache=vit does, or name a "
             "trained segmenter that needs no prompt: --proposer unet"
         )
     ids = lesions.with_lesions(store, split.parts.get("train", []))

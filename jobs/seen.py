@@ -6,6 +6,10 @@ each laid over it by the registration that finds near-duplicates.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from busistore import pixels, registration, splits
 from busistore.groups import Grouping
 from busistore.jobs.asked import Asked
@@ -13,23 +17,27 @@ from busistore.jobs.refit import Classifier
 from busistore.schema import IMAGES, embeddings_name
 from busistore.store import Store
 
+if TYPE_CHECKING:
+    from busistore.jobs.diagnose import Picture
+
 NEAREST = 8  # stored images that are laid over a picture
 
 
-def near(store: Store, asked: Classifier, grey, vector) -> list[str]:
-    """The stored images of the same frame as a picture of none of them, sorted.
+def near(store: Store, asked: Classifier, picture: Picture, vector: np.ndarray) -> list[str]:
+    """The stored images of the same frame as a picture, less those of its own pixels; sorted. Damaged ones are passed.
 
     Args:
-        grey: (H, W) uint8.
         vector: (D,) float32 of the picture by the classifier's model.
     """
     table, settings = embeddings_name(asked.located.model_id, asked.run["recipe_id"]), Grouping().registration
-    known, files = set(store.read(IMAGES.name, ["image_id"])["image_id"].to_pylist()), store.files(IMAGES)
-    own, found = registration.features(grey, settings), []
-    for image_id, _ in store.nearest(table, vector, NEAREST, known):
-        other = registration.features(pixels.grey(files[image_id], image_id), settings)
-        if registration.register(own, other, settings) >= settings.min_similarity:
-            found.append(image_id)
+    known = set(store.read(IMAGES.name, ["image_id"])["image_id"].to_pylist()) - set(picture.ids)
+    nearest = [image_id for image_id, _ in store.nearest(table, vector, NEAREST, known)]
+    own, found = registration.features(picture.grey, settings), []
+    for image_id, data in store.files(IMAGES).try_stream(nearest):
+        if isinstance(data, bytes):
+            other = registration.features(pixels.grey(data, image_id), settings)
+            is_same = registration.register(own, other, settings) >= settings.min_similarity
+            found += [image_id] if is_same else []
     return sorted(found)
 
 
@@ -48,6 +56,8 @@ def of_class(asked: Classifier, name: str, ids: list[str], similar: list[str]) -
         return [f"the classifier learned from a near-duplicate of '{name}': its class is no fair test"]
     if part_of(asked, ids) == "val":
         return [f"'{name}' is a validation image: the prediction set was made with it"]
+    if own & {group_of[i] for i in asked.val} or set(similar) & set(asked.val):
+        return [f"the prediction set was made with a near-duplicate of '{name}'"]
     return []
 
 
@@ -56,12 +66,14 @@ def of_mask(asked: Asked, name: str, ids: list[str], similar: list[str]) -> list
     who = "the segmenter" if asked.row["n_train"] else "what proposes the prompts"
     if not asked.row["n_train"] and asked.chosen is None:
         return []
+    is_probe = not asked.row["n_train"] and asked.chosen.row is None  # fitted on the training part, chosen on none
+    parts = ("train",) if is_probe else ("train", "val")
     group_of, part = asked.split.group_of, part_of(asked, ids)
-    if part in ("train", "val"):
+    if part in parts:
         how = "trained" if part == "train" else "chosen"
         return [f"{who} was {how} on the part that '{name}' is in: its mask is a resubstitution, not a test"]
     own = {group_of.get(i) for i in [*ids, *similar]} - {None}
-    learned = {i for part in ("train", "val") for i in asked.split.parts.get(part, ())}
+    learned = {i for part in parts for i in asked.split.parts.get(part, ())}
     if own & {group_of[i] for i in learned} or set(similar) & learned:
         return [f"{who} learned from a near-duplicate of '{name}': its mask is no fair test"]
     return []

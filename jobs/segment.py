@@ -99,8 +99,12 @@ def mask_of(held: Held, image: np.ndarray) -> np.ndarray:
     if held.prompt.startswith("oracle"):
         raise BusistoreError(f"prompt '{held.prompt}' needs the true mask, which an image alone has not; take 'auto'")
     segmenter, network = held.segmenter, held.network
-    tokens = (lambda rows: rounded(segmenter.tokens(network, [image]))) if segmenter.kept else None
-    return next(_predicted(held, Lesions([image], [np.zeros(image.shape, bool)], tokens)))
+
+    def tokens(rows: np.ndarray) -> np.ndarray:  # as they would be kept
+        return rounded(segmenter.tokens(network, [image]).numpy(), segmenter, "the image").astype(np.float32)
+
+    blind = Lesions([image], [np.zeros(image.shape, bool)], tokens if segmenter.kept else None)
+    return next(_predicted(held, blind))
 
 
 def _predicted(held: Held, given: Lesions) -> Iterator[np.ndarray]:

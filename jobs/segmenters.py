@@ -7,12 +7,13 @@ its hash.
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from busistore import checkpoint, models
-from busistore.errors import BusistoreError, MissingWeights, UnknownName
+from busistore.errors import BusistoreError, MissingWeights, StoreError, UnknownName
 from busistore.ids import canonical_json, content_id, plain, sha256
 from busistore.jobs import lesions
 from busistore.jobs.episodes import Split, load_split
@@ -123,9 +124,11 @@ def network_of(store: Store, row: dict[str, Any], segmenter: Segmenter, start: S
     network = segmenter.network(start)
     if row["file_sha256"]:
         found = _found(store, row).tensors
-        if found.keys() != {name for name, p in network.named_parameters() if p.requires_grad}:
-            told = f"'{row['segmenter_id']}' was trained by another version, whose tensors have other names"
-            raise BusistoreError(f"{told}; `{command(row)}` trains it anew")
+        own = {name: p.shape for name, p in network.named_parameters() if p.requires_grad}
+        if own != {name: tensor.shape for name, tensor in found.items()}:
+            told = f"'{row['segmenter_id']}' was trained by another version, and has other tensors"
+            remedy = f"remove the folder '{folder_of(store, row['segmenter_id'])}', and `{command(row)}` trains it anew"
+            raise BusistoreError(f"{told}; {remedy}")
         network.load_state_dict(found, strict=False)
     return network.eval()
 
@@ -137,12 +140,13 @@ def changed_since(store: Store, row: dict[str, Any]) -> str:
     try:
         parts = load_split(store, row["split_id"], None).parts
         ids = [i for part in ("train", "val") for i in lesions.with_lesions(store, parts.get(part, []))]
-        if lesions.inputs_sha256(store, ids) == row["inputs_sha256"]:
-            return ""
-    except BusistoreError:  # some are gone
-        pass
+        changed = lesions.inputs_sha256(store, ids) != row["inputs_sha256"]
+    except StoreError:
+        raise
+    except BusistoreError as error:
+        return f"'{row['segmenter_id']}' was trained on other data than there is: {error}"
     told = f"'{row['segmenter_id']}' was trained on pictures or true masks that have changed since"
-    return f"{told}; `{command(row)}` trains another"
+    return f"{told}; `{command(row)}` trains another" if changed else ""
 
 
 def _found(store: Store, row: dict[str, Any]) -> checkpoint.Checkpoint:
@@ -158,7 +162,7 @@ def command(row: dict[str, Any]) -> str:
     """What trains a segmenter again."""
     changed = {n: v for n, v in _fields(row).items() if v != getattr(KINDS[row["segmenter"]], n)}
     given = "".join(f" -p {name}={value}" for name, value in changed.items())
-    given += f" --weights {row['weights_source']}" if row["weights_source"] else ""
+    given += f" --weights {shlex.quote(row['weights_source'])}" if row["weights_source"] else ""
     return f"busistore train-segmenter {row['segmenter']} --split {row['split_id']}{given}"
 
 

@@ -102,13 +102,13 @@ def test_nothing_is_computed_twice(whole, monkeypatch):
 def test_another_mask_is_compared_anew_and_the_old_agreement_goes(whole, tmp_path):
     store = Store.open(shutil.copytree(whole.path, tmp_path / "store"))
     other = "annotation-busi-toy-0123456789ab"
-    row = store.read("metrics", where="subject = 'pairs' AND metric = 'dice'").to_pylist()[0]
+    row = store.read("metrics", where="metric = 'dice'").to_pylist()[0]
     store.put(METRICS, [row | {"run_id": other}])
     mask = store.read(MASKS.name, where=f"image_id = '{TWIN[1]}'").to_pylist()[0]
     same = box(60, 100, 60, 100)
     store.put(MASKS, [mask | mask_row(same, TRUTH, 1)], replace=True)
     assert agreement(store).written == 2
-    runs = {r["run_id"] for r in store.read("metrics", ["run_id"], "subject = 'pairs'").to_pylist()}
+    runs = {r["run_id"] for r in store.read("metrics", ["run_id"], "metric = 'dice'").to_pylist()}
     assert len(runs) == 2
     assert other in runs  # of a data set whose name only begins alike
     assert values(store, "dice")["|".join(TWIN)] == 1

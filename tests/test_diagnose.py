@@ -304,8 +304,13 @@ def test_a_picture_of_the_same_frame_is_known(tmp_path, monkeypatch):
     asked = SimpleNamespace(located=known, run={"recipe_id": recipes.recipe("pad224").recipe_id})
     brighter = np.clip(grey[5:, 8:].astype(int) + 9, 0, 255).astype(np.uint8)
     vector = models.load(known).encode(recipes.apply(recipes.recipe("pad224"), brighter).pixels[None])[0]
-    assert seen.near(store, asked, brighter, vector) == [ids[5]]
-    assert seen.near(store, asked, real_speckle(99, 150, 200), vector) == []
+    cropped = jobs.Picture(brighter, "x.png", "", [])
+    assert seen.near(store, asked, cropped, vector) == [ids[5]]
+    assert seen.near(store, asked, cropped._replace(ids=[ids[5]]), vector) == []
+    assert seen.near(store, asked, cropped._replace(grey=real_speckle(99, 150, 200)), vector) == []
+    store.put(IMAGES, [row | {"png": b"damaged", "png_crc32": 1} for row in rows(store, "images")[:1]], replace=True)
+    damaged = rows(store, "images")[0]["image_id"]
+    assert seen.near(store, asked, cropped, vector) == [ids[5]] * (damaged != ids[5])
 
 
 def test_a_near_duplicate_that_was_learned_from_is_said(store):
@@ -316,6 +321,8 @@ def test_a_near_duplicate_that_was_learned_from_is_said(store):
     (told,) = seen.of_mask(named(store, "unet"), "x.png", [], [image])
     assert told == "the segmenter learned from a near-duplicate of 'x.png': its mask is no fair test"
     assert seen.of_class(asked, "x.png", [], [part(store, "test")[0]]) == []
+    val = part(store, "val")[0]
+    assert seen.of_class(asked, "x.png", [], [val]) == ["the prediction set was made with a near-duplicate of 'x.png'"]
 
 
 def test_what_proposes_the_prompts_is_said_to_have_learned(store):
@@ -327,6 +334,7 @@ def test_what_proposes_the_prompts_is_said_to_have_learned(store):
     (told,) = seen.of_mask(proposed, "x", [image], [])
     assert told.startswith("what proposes the prompts was trained on the part that 'x' is in")
     assert seen.of_mask(proposed, "x", [part(store, "test")[0]], []) == []
+    assert seen.of_mask(proposed, "x", [part(store, "val")[0]], []) == []  # the probe is chosen on nothing
     (told,) = seen.of_mask(proposed, "x", [], [image])
     assert told == "what proposes the prompts learned from a near-duplicate of 'x': its mask is no fair test"
 

@@ -1,6 +1,8 @@
 """Segmenters that are prompted: BUSSAM on kept tokens, SAM as published, and prompts without a true mask."""
 
 import shutil
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from busistore.jobs.segment import _prompts, mask_of, segment
 from busistore.jobs.segmenters import published, trained
 from busistore.jobs.split import split
 from busistore.jobs.train_segmenter import train_segmenter
-from busistore.schema import IMAGES, MASKS
-from busistore.segmenters import SEGMENTERS, Lesions, Start, answers, bussam, sam, training
+from busistore.schema import IMAGES, MASKS, SEGMENTATIONS
+from busistore.schema import SEGMENTERS as SEGMENTER_ROWS
+from busistore.segmenters import SEGMENTERS, Lesions, Start, answers, bussam, bussam_groups, sam, training
 from busistore.segmenters.augment import plain
 from busistore.segmenters.bussam_encoder import TINY
 from busistore.segmenters.bussam_segmenter import BussamSegmenter
@@ -225,6 +228,40 @@ def test_a_published_segmenter_that_does_not_fit_leaves_no_row(copied, tmp_path)
     assert copied.count("segmenters") == before
 
 
+def test_what_was_never_trained_is_refused_by_its_id_too(copied):
+    row = trained(copied, "bussam") | {"segmenter_id": "bussam-0123456789ab", "n_train": 0, "file_sha256": ""}
+    copied.put(SEGMENTER_ROWS, [row])
+    with pytest.raises(BusistoreError, match="'bussam-0123456789ab' with init=random is not trained"):
+        ask(copied, "bussam-0123456789ab")
+
+
+def test_masks_of_two_splits_of_one_part_are_two(copied):
+    """A published segmenter is of no split, and two splits may have the very same test part."""
+    asked = ask(copied, "sam", parameters={"size": "tiny", "init": "random"})
+    other = replace(asked, split=replace(asked.split, split_id="another"))
+    assert asked.source_id("test", "x") != other.source_id("test", "x")
+
+
+def test_only_what_had_a_gradient_counts_as_trained(copied):
+    """As published, the adapters between the branches are open to training and never run."""
+    given = {"size": "tiny", "init": "random", "epochs": "1", "batch_size": "6"}
+    segmenter_id = train_segmenter(copied, "bussam", parameters=given).notes[-1].split("'")[1]
+    (row,) = rows(copied, "segmenters", f"segmenter_id = '{segmenter_id}'")
+    counted = bussam_groups.count(loaded(copied, row)[2])["total"]
+    assert row["n_trained"] == counted.effective < counted.trainable
+
+
+def test_a_proposer_that_was_made_anew_takes_the_place_of_the_old(copied):
+    """A patch probe of other training masks, and a retrained network under its id; another network is another."""
+    (row,) = rows(copied, "segmentations", "prompt = 'auto'")
+    later = [row | {"source_id": f"s{k}", "proposer": name, "finished_at": row["finished_at"] + timedelta(days=k)}
+             for k, name in enumerate(["patch-probe-00000000000a", "unet-00000000000a.1", "unet-00000000000a.2",
+                                       "unet-00000000000b.1"], 1)]  # fmt: skip
+    copied.put(SEGMENTATIONS, later)
+    said = sql.run(copied, "SELECT source_id FROM current_segmentations WHERE prompt = 'auto' ORDER BY source_id")
+    assert said["source_id"].to_list() == ["s1", "s3", "s4"]
+
+
 def test_a_proposer_of_another_split_is_refused(copied):
     other = split(copied, "busi", seed=7)
     assert other
@@ -361,8 +398,8 @@ def test_a_published_checkpoint_needs_no_training(copied, tmp_path):
         ("train-segmenter bussam --init random -p cache=vit -p train=published", "cache=vit freezes what"),
         ("train-segmenter unet --weights x.pth", "it starts from no weights, and takes no 'x.pth'"),
         ("segment --segmenter unet -p width=3", "-p is for `train-segmenter`"),
-        ("segment --segmenter bussam --init sam --weights x.pth", "'bussam' with init=sam is not trained yet"),
-        ("segment --segmenter bussam --init fine-tuned --weights x.pth", "--init bussam takes a whole checkpoint"),
+        ("segment --segmenter bussam --init sam --weights x.pth", "'bussam' with init=sam is not trained;"),
+        ("segment --segmenter bussam --init fine-tuned --weights x.pth", "--init bussam takes a checkpoint"),
         ("segment --segmenter bussam --init random --weights x.pth", "train-segmenter bussam --init random"),
         ("segment --segmenter bussam --proposer sam --prompt auto", "'sam' needs prompts itself; a proposer is"),
         ("segment --segmenter bussam --prompt guess", "no prompt 'guess'"),

@@ -304,7 +304,7 @@ def test_tensors_of_another_version_are_refused(whole, tmp_path):
     found = checkpoint.read(path, WEIGHTS)
     found.tensors["other"] = found.tensors.pop(min(found.tensors))
     checkpoint.write(path, found, WEIGHTS)
-    with pytest.raises(BusistoreError, match="trained by another version, whose tensors have other names"):
+    with pytest.raises(BusistoreError, match=r"remove the folder '.*', and `busistore train-segmenter unet"):
         loaded(store, row | {"file_sha256": sha256(path.read_bytes())})
 
 

@@ -29,7 +29,6 @@ class SamSegmenter(Weighted):
     prompted: ClassVar[bool] = True
     is_trained: ClassVar[bool] = False
     exact: ClassVar[bool] = True
-    code: ClassVar[int] = 2
 
     def network(self, start: Start = NOTHING, notes: list[str] | None = None) -> nn.Module:
         """See Segmenter."""

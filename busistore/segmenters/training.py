@@ -137,6 +137,7 @@ def train(
                 checkpoint.write(path, training.state(), key)
             on_epoch(training.progress)
         training.put(training.best)
+        training.progress.n_trained = sum(p.numel() for p in training.optimiser.state)
     return training.network.eval(), training.progress
 
 
@@ -149,7 +150,7 @@ def _epoch(training: Training, train_on: Lesions, val: Lesions) -> None:
     dice = float(np.mean(dices(training.segmenter, training.network, val)))
     told = {"train_loss": loss, "val_dice": dice, "learning_rate": training.optimiser.param_groups[0]["lr"]}
     progress.curves += [(number, name, value) for name, value in told.items()]
-    progress.epoch, progress.n_trained = number, sum(p.numel() for p in training.optimiser.state)
+    progress.epoch = number
     if dice > progress.best_dice:
         progress.best_epoch, progress.best_dice, training.best = number, dice, training.now()
     progress.seconds += time.perf_counter() - clocks[0]
