@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # steps (dy, dx) in which runs of a level are sought
-ARMS = {
-    "+": [(s * k, 0) for s in (1, -1) for k in (3, 4, 5)] + [(0, s * k) for s in (1, -1) for k in (3, 4, 5)],
-    "x": [(s * k, t * k) for s in (1, -1) for t in (1, -1) for k in (2, 3, 4)],
-}
-"""Steps (dy, dx) from the middle of a mark to pixels that any size of it covers, a free middle or not."""
+ARMS = {"+": ((1, 0), (-1, 0), (0, 1), (0, -1)), "x": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
+"""Directions (dy, dx) of the arms of a mark."""
+NEAREST = {"+": 3, "x": 2}
+"""From so many steps on an arm is there for any size of a mark, its middle free or not."""
 BETWEEN = {
     "+": [[(s * a, t * b) for a in (2, 3, 4) for b in (2, 3, 4)] for s in (1, -1) for t in (1, -1)],
     "x": [[(s * a, b) for a in (3, 4, 5) for b in (-1, 0, 1)] for s in (1, -1)]
@@ -36,6 +35,10 @@ class LevelSettings:
     """No more levels than this are taken, those of the highest ratio."""
     cross_span: int = 3
     """The arms of a flat cross differ by no more."""
+    short_span: int = 1
+    """Those of a short one, whose ends are not looked at."""
+    short_most_levels: int = 6
+    """No more levels of short ones than this are taken, the most frequent first."""
     cross_step: int = 10
     """What lies between its arms is this far from its level, in three of four places."""
     cross_least: int = 90
@@ -67,15 +70,25 @@ def run_levels(grey: np.ndarray, settings) -> tuple[int, ...]:
     return tuple(level for _, level in sorted(found)[: settings.flat_most_levels])
 
 
-def cross_levels(grey: np.ndarray, shape: str, settings) -> tuple[int, ...]:
+def short_levels(grey: np.ndarray, known: tuple[int, ...], settings) -> tuple[int, ...]:
+    """Levels of short flat crosses less those that are known: tissue has some too, so that a mark must be exact."""
+    span, found = settings.short_span, dict.fromkeys(known)
+    for shape in "+x":
+        levels = cross_levels(grey, shape, replace(settings, cross_span=span), length=2)
+        found |= dict.fromkeys(levels[: settings.short_most_levels])
+    return tuple(level for level in found if level not in known)
+
+
+def cross_levels(grey: np.ndarray, shape: str, settings, length: int = 3) -> tuple[int, ...]:
     """Levels of the points of an (H, W) uint8 image from which four arms of one level go out, most frequent first.
 
-    Nothing but a scanner's '+' or 'x' (`shape`) is so flat along its arms and yet unlike what lies between them.
+    Nothing but a scanner's '+' or 'x' (`shape`) is so flat along its arms and yet unlike what lies between them. Of
+    each arm `length` pixels are looked at.
     """
     import cv2
 
     kernel = np.zeros((11, 11), np.uint8)
-    for dy, dx in ARMS[shape]:
+    for dy, dx in _steps(shape, length):
         kernel[5 + dy, 5 + dx] = 1
     low, high = (change(grey, kernel, borderType=cv2.BORDER_REPLICATE) for change in (cv2.erode, cv2.dilate))
     y, x = np.nonzero((high - low <= settings.cross_span) & (low >= settings.cross_least))
@@ -85,6 +98,12 @@ def cross_levels(grey: np.ndarray, shape: str, settings) -> tuple[int, ...]:
     steps = np.sort([np.median(np.abs(values - level), axis=0) for values in places], axis=0)[1]
     counts = np.bincount(level[steps >= settings.cross_step], minlength=256)
     return tuple(int(k) for k in np.argsort(-counts, kind="stable") if counts[k])
+
+
+def _steps(shape: str, length: int) -> list[tuple[int, int]]:
+    """Steps (dy, dx) from the middle of a mark to the nearest pixels of its arms."""
+    first = NEAREST[shape]
+    return [(dy * k, dx * k) for dy, dx in ARMS[shape] for k in range(first, first + length)]
 
 
 def run_counts(grey: np.ndarray, length: int) -> np.ndarray:

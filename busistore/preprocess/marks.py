@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from busistore.preprocess.crosses import cross_points, thinned
-from busistore.preprocess.levels import BETWEEN
+from busistore.preprocess.levels import BETWEEN, short_levels
 
 SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
 REACH_PX = 20  # half the side of the window that a mark is measured in
@@ -53,6 +53,8 @@ class MarkSettings:
     """It is none below this share of the better score."""
     level_tolerance: int = 5
     """Pixels this near to a level are of that level."""
+    exact_tolerance: int = 1
+    """The same where nothing was resampled or compressed: then a mark is of one level, and tissue beside it of others."""
     level_score: float = 115.0
     """Least score on the pixels of one level, where all is 0 or 255 and contrast counts in full."""
     level_weight: float = 0.3
@@ -109,6 +111,9 @@ def _all_passes(grey, chroma, settings, levels, shape: str) -> list[Mark]:
     for level in seen_levels([m for m in marks if is_even(grey, m, settings)], settings, levels):
         plane = of_level(grey, level, settings.level_tolerance)
         marks += _marks_in(plane, grey, shape, settings, settings.level_score + 8 * extra, "level")
+    for level in (*levels, *short_levels(grey, levels, settings)):
+        plane = of_level(grey, level, settings.exact_tolerance)
+        marks += _marks_in(plane, grey, shape, settings, settings.level_score, "exact")
     return marks
 
 
@@ -134,7 +139,8 @@ def _marks_in(plane, grey, shape: str, settings, least: float, name: str) -> lis
 
     padded = cv2.copyMakeBorder(plane, *(2 * REACH_PX,) * 4, cv2.BORDER_REPLICATE)
     sizes, found = settings.sizes if shape == "+" else settings.x_sizes, []
-    cap, weight = (255.0, settings.level_weight) if name == "level" else (settings.contrast_cap, 1.0)
+    is_level = name in ("level", "exact")
+    cap, weight = (255.0, settings.level_weight) if is_level else (settings.contrast_cap, 1.0)
     least_arm = settings.least_arm_chroma if name == "chroma" else settings.least_arm
     for x, y, score, size in cross_points(plane, shape, settings, least, cap, least_arm):
         mark = measured(padded, x, y, shape, sizes[int(size)][0], settings)
