@@ -54,7 +54,7 @@ class MarkSettings:
     level_tolerance: int = 5
     """Pixels this near to a level are of that level."""
     exact_tolerance: int = 1
-    """The same where nothing was resampled or compressed: then a mark is of one level, and tissue beside it of others."""
+    """The same where nothing was resampled or compressed: a mark is of one level then, and tissue of others."""
     level_score: float = 115.0
     """Least score on the pixels of one level, where all is 0 or 255 and contrast counts in full."""
     level_weight: float = 0.3

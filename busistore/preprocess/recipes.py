@@ -74,6 +74,7 @@ RECIPES = {
         Recipe("pad224", "grey, aspect kept, zero-padded to 224 x 224 (the published protocol)", "pad"),
         Recipe("stretch224", "grey, stretched to 224 x 224", "stretch"),
         _named("clean224", "as pad224, calipers, lines, text and overlays filled", "clean"),
+        replace(_named("clean224-ocr", "as clean224, with a text reader besides (extra: ocr)", "clean"), ocr=True),
         _named("sector224", "as clean224, cropped to the insonified sector", "clean", "sector"),
         _named("lesion-only224", "as pad224, black but for the lesion of the true mask", "lesion-only"),
         _named("lesion-blacked224", "as pad224, the lesion of the true mask black", "lesion-blacked"),
