@@ -26,7 +26,7 @@ WITH scored AS (
         ON (r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.parameters, r.protocol, r.question)
             = (s.dataset, s.split_id, s.episode_id, s.method, s.model_id, s.parameters, s.protocol, s.question)
         AND r.text_id IS NOT DISTINCT FROM s.text_id
-    WHERE s.recipe = coalesce($raw, 'pad224') OR s.recipe IN ('clean224', 'sector224', 'lesion-only224',
+    WHERE s.recipe = coalesce($raw, 'pad224') OR s.recipe IN ('clean224', 'clean224-ocr', 'sector224', 'lesion-only224',
         'lesion-blacked224', 'lesion-blacked-clean224', 'artefacts-only224')
 ), summed AS (
     SELECT

@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "pairing": FOUNDATION | {"sql"},
     # it names the Store in annotations only
     "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pairing"},
-    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison"},
+    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison",
+                            "preprocess"},
     "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},
     "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats", "comparison"},

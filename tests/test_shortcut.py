@@ -66,5 +66,5 @@ def test_a_recipe_without_raw_runs_is_listed_alone(store):
 
 
 def test_the_recipes_that_it_names_are_those_with_steps():
-    named = set(re.findall(r"'([a-z-]+224)'", queries.load("shortcut").text)) - {"pad224"}
+    named = set(re.findall(r"'([a-z-]+224(?:-ocr)?)'", queries.load("shortcut").text)) - {"pad224"}
     assert named == {name for name, r in RECIPES.items() if r.steps}

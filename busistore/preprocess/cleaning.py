@@ -10,11 +10,10 @@ from busistore.preprocess.artefacts import Settings, detect
 from busistore.preprocess.colour import luma
 from busistore.preprocess.filling import fill
 from busistore.preprocess.findings import Artefacts
-from busistore.preprocess.strokes import Found
-from busistore.preprocess.text import find_text
 
 DEFAULTS = Settings()
-LOOKS = 3  # at most; more than two have not been needed
+LOOKS = 3  # again, at most; more than one has not been needed
+NOTHING = Artefacts((), np.zeros((0, 0), bool))
 UNFILLABLE = frozenset({"too-much", "doppler"})
 """Flags of images that are left as they are: so large a fill, or one of flow, would be invention."""
 
@@ -35,30 +34,32 @@ class Cleaned:
 def clean(image: np.ndarray, settings: Settings = DEFAULTS, ocr: bool = False) -> Cleaned:
     """An (H, W) or (H, W, 3) uint8 image as grey, the pixels of its findings filled; pixels are all it sees.
 
-    Digits stand close to marks and touch them; once the marks are gone they stand alone, so letters are looked for
-    again until none is found.
+    Digits stand close to marks and touch them, and one mark hides another; so what was filled is looked at again until
+    nothing more is found, and a second cleaning has nothing to do.
 
     Raises:
         BadInput: another shape or dtype.
     """
     artefacts, grey = detect(image, settings, ocr), luma(image)
-    pixels = grey
+    pixels = _filled(grey, artefacts)
     for _ in range(LOOKS):
-        if not is_fillable(artefacts):
-            return Cleaned(grey.copy(), artefacts)
-        pixels = fill(grey, artefacts.mask)
-        more = find_text(pixels, settings, ocr)
-        if not more:
+        more = detect(pixels, settings, ocr) if is_fillable(artefacts) else NOTHING
+        if not is_fillable(more):
             break
         artefacts = with_more(artefacts, more, settings)
+        pixels = _filled(grey, artefacts)
     return Cleaned(pixels, artefacts)
 
 
-def with_more(artefacts: Artefacts, more: list[Found], settings: Settings = DEFAULTS) -> Artefacts:
+def _filled(grey: np.ndarray, artefacts: Artefacts) -> np.ndarray:
+    return fill(grey, artefacts.mask) if is_fillable(artefacts) else grey.copy()
+
+
+def with_more(artefacts: Artefacts, more: Artefacts, settings: Settings = DEFAULTS) -> Artefacts:
     """The artefacts and what was found later, flagged where all of it is too much."""
-    mask = np.any([artefacts.mask, *(m for _, m in more)], axis=0)
+    mask = artefacts.mask | more.mask
     too_much = {"too-much"} if mask.mean() > settings.most_share else set()
-    return Artefacts((*artefacts.findings, *(f for f, _ in more)), mask, artefacts.flags | too_much)
+    return Artefacts((*artefacts.findings, *more.findings), mask, artefacts.flags | too_much)
 
 
 def is_fillable(artefacts: Artefacts) -> bool:

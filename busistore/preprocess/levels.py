@@ -70,13 +70,29 @@ def run_levels(grey: np.ndarray, settings) -> tuple[int, ...]:
     return tuple(level for _, level in sorted(found)[: settings.flat_most_levels])
 
 
-def short_levels(grey: np.ndarray, known: tuple[int, ...], settings) -> tuple[int, ...]:
-    """Levels of short flat crosses less those that are known: tissue has some too, so that a mark must be exact."""
-    span, found = settings.short_span, dict.fromkeys(known)
-    for shape in "+x":
-        levels = cross_levels(grey, shape, replace(settings, cross_span=span), length=2)
-        found |= dict.fromkeys(levels[: settings.short_most_levels])
-    return tuple(level for level in found if level not in known)
+def short_levels(grey: np.ndarray, shape: str, settings) -> tuple[int, ...]:
+    """Levels of the short flat crosses of one shape: tissue has some too, so that a mark of them must be exact."""
+    levels = cross_levels(grey, shape, replace(settings, cross_span=settings.short_span), length=2)
+    return levels[: settings.short_most_levels]
+
+
+def places(plane: np.ndarray, shape: str, least: int, reach_px: int = 24) -> list[tuple[int, int, int, int]]:
+    """Where in the (H, W) uint8 plane of one level, 0 or 255, crosses may be: boxes (x0, y0, x1, y1), ends excluded.
+
+    There is a point in each at whose short arms `least` of eight pixels are of the level; `reach_px` lie around it.
+    """
+    import cv2
+
+    kernel = np.zeros((11, 11), np.float32)
+    for dy, dx in _steps(shape, 2):
+        kernel[5 + dy, 5 + dx] = 1 / 255
+    points = cv2.filter2D(plane, cv2.CV_32F, kernel) > least - 0.5
+    if not points.any():
+        return []
+    side = 2 * reach_px + 1
+    near = cv2.dilate(points.view(np.uint8), np.ones((side, side), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
+    return [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, _ in boxes[1:]]
 
 
 def cross_levels(grey: np.ndarray, shape: str, settings, length: int = 3) -> tuple[int, ...]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from busistore.preprocess.crosses import cross_points, thinned
-from busistore.preprocess.levels import BETWEEN, short_levels
+from busistore.preprocess.levels import BETWEEN, places, short_levels
 
 SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
 REACH_PX = 20  # half the side of the window that a mark is measured in
 ROOT_HALF = float(np.sqrt(0.5))
+SEAM_PX = 12  # nothing is looked for so near to the edge of a part of the picture
+LEAST_PIXELS = {"level": 5, "exact": 7}  # of eight at the short arms of a mark; ink beside it may hide some
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _all_passes(grey, chroma, settings, levels, shape: str) -> list[Mark]:
     for level in seen_levels([m for m in marks if is_even(grey, m, settings)], settings, levels):
         plane = of_level(grey, level, settings.level_tolerance)
         marks += _marks_in(plane, grey, shape, settings, settings.level_score + 8 * extra, "level")
-    for level in (*levels, *short_levels(grey, levels, settings)):
+    for level in dict.fromkeys((*levels, *short_levels(grey, shape, settings))):
         plane = of_level(grey, level, settings.exact_tolerance)
         marks += _marks_in(plane, grey, shape, settings, settings.level_score, "exact")
     return marks
@@ -142,13 +144,28 @@ def _marks_in(plane, grey, shape: str, settings, least: float, name: str) -> lis
     is_level = name in ("level", "exact")
     cap, weight = (255.0, settings.level_weight) if is_level else (settings.contrast_cap, 1.0)
     least_arm = settings.least_arm_chroma if name == "chroma" else settings.least_arm
-    for x, y, score, size in cross_points(plane, shape, settings, least, cap, least_arm):
+    for x, y, score, size in _points_in(plane, shape, settings, (least, cap, least_arm), LEAST_PIXELS.get(name)):
         mark = measured(padded, x, y, shape, sizes[int(size)][0], settings)
         mark = replace(mark, score=float(score) * weight, plane=name)
         mark = replace(mark, level=level_of(grey, mark))
         if name != "level" or stands_out(grey, mark, settings):
             found.append(mark)
     return found
+
+
+def _points_in(plane, shape: str, settings, limits: tuple[float, float, float], least_pixels: int | None) -> np.ndarray:
+    """What `cross_points` gives of a plane; of one level, where so many of eight pixels are of it, and nowhere else."""
+    if least_pixels is None:
+        return cross_points(plane, shape, settings, *limits)
+    height, width = plane.shape
+    found = [np.zeros((0, 4))]
+    for x0, y0, x1, y1 in places(plane, shape, least_pixels):
+        points = cross_points(np.ascontiguousarray(plane[y0:y1, x0:x1]), shape, settings, *limits)
+        points = np.reshape(points, (-1, 4)) + np.array([x0, y0, 0, 0])
+        low = [0 if edge == 0 else edge + SEAM_PX for edge in (x0, y0)]  # what a cut cuts looks like an arm
+        high = [edge if edge == end else edge - SEAM_PX for edge, end in ((x1, width), (y1, height))]
+        found.append(points[((points[:, :2] >= low) & (points[:, :2] < high)).all(axis=1)])
+    return np.concatenate(found)
 
 
 def stands_out(grey: np.ndarray, mark: Mark, settings) -> bool:
