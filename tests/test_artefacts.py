@@ -322,3 +322,37 @@ def test_real_calipers(busi_dir, name, pluses):
     image = pixels.open_image(path.read_bytes(), name)
     assert isinstance(image, Image.Image)
     assert len(detect(np.asarray(image)).of("caliper+")) == pluses
+
+
+def test_specks_of_a_marks_level_that_touch_its_ink_are_found():
+    """Two pixels that digits leave beside a mark; a speck of that level far from all ink is tissue."""
+    image = tissue()
+    plus(image, 120, 80)
+    image[70:72, 125:127] = LEVEL  # three px from an arm
+    image[150:152, 40:43] = LEVEL
+    mask = detect(image).mask
+    assert mask[70:72, 125:127].all()
+    assert not mask[150:152, 40:43].any()
+
+
+def test_a_mark_of_one_level_is_found_in_tissue_of_nearly_that_level():
+    """No arm is brighter than its tissue; but it is exactly flat, and tissue is not."""
+    image = tissue(mean=130.0)
+    ink = plus(image, 120, 80, 5, 2, level=125) | plus(image, 60, 140, 5, 2, level=125)
+    found = detect(image)
+    assert len(found.of("caliper+")) == 2
+    assert (found.mask & ink).sum() >= 0.95 * ink.sum()
+    assert not detect(tissue(mean=130.0)).findings
+
+
+@pytest.mark.parametrize("shape", ["+", "x"])
+def test_places_of_a_level_are_where_crosses_are(shape):
+    image = np.zeros((120, 160), np.uint8)
+    (plus if shape == "+" else cross)(image, 100, 60, level=255)
+    image[5:9, 5:50] = 255  # a bar is no cross
+    (box,) = levels.places(image, shape, 7)
+    assert box[0] < 80
+    assert box[1] < 40
+    assert box[2] > 120
+    assert box[3] > 80
+    assert levels.places(np.zeros_like(image), shape, 7) == []

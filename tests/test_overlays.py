@@ -14,7 +14,7 @@ from PIL import Image
 from busistore import pixels
 from busistore.errors import BusistoreError
 from busistore.preprocess import text as reading
-from busistore.preprocess.colour import is_tinted, luma
+from busistore.preprocess.colour import ColourSettings, find_colours, is_tinted, luma
 from busistore.preprocess.overlays import OverlaySettings, find_ink, find_overlays
 from busistore.preprocess.strokes import Stroke, StrokeSettings, box_around, grown, shared, strokes
 from busistore.preprocess.text import TextSettings, find_digits, find_text, is_cross
@@ -320,3 +320,13 @@ def test_text_is_found_on_real_images_and_nowhere_else(busi_dir):
         found[row["image"]] = {f.kind for f, _ in find_ink(grey)} - {"logo"}
     assert sum("text" in found[r["image"]] for r in lettered[::9]) >= len(lettered[::9]) - 1
     assert sum(bool(found[r["image"]]) for r in bare[::30]) == 0
+
+
+def test_a_small_coloured_pictogram_is_no_flow():
+    """A filled sign of 28 x 26 px may be taken out; flow is more than that, and stays."""
+    image = np.repeat((speckle(3, 200, 260) // 2)[:, :, None], 3, axis=2)
+    sign, flow = image.copy(), image.copy()
+    sign[20:46, 150:178] = (250, 120, 20)
+    flow[40:90, 60:140] = (250, 30, 20)
+    assert {f.kind for f, _ in find_colours(sign, ColourSettings())} == {"colour"}
+    assert "doppler" in {f.kind for f, _ in find_colours(flow, ColourSettings())}

@@ -8,6 +8,7 @@ import numpy as np
 
 from busistore.errors import BadInput
 from busistore.preprocess.colour import is_tinted, luma
+from busistore.preprocess.crumbs import CrumbSettings, find_crumbs
 from busistore.preprocess.findings import Artefacts, Finding, box_of
 from busistore.preprocess.levels import LevelSettings, flat_levels
 from busistore.preprocess.lines import (
@@ -28,7 +29,7 @@ from busistore.preprocess.text import find_digits, find_text
 
 
 @dataclass(frozen=True)
-class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, OverlaySettings):
+class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, CrumbSettings, OverlaySettings):
     """Every threshold of the detector, each named where it is used."""
 
     least_side_px: int = 32
@@ -62,6 +63,7 @@ def detect(image: np.ndarray, settings: Settings = Settings(), ocr: bool = False
     drawn, marks = marks_and_lines(grey, chroma, words, settings)
     beside = [(m.x, m.y, m.level) for m in marks]
     found = drawn + ink + find_digits(grey, beside, union(grey.shape, drawn), settings)
+    found += find_crumbs(grey, beside, union(grey.shape, found), settings)
     mask = union(grey.shape, found)
     flags = {
         "too-much": mask.mean() > settings.most_share,

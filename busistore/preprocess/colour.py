@@ -25,6 +25,7 @@ class ColourSettings:
     colour_area_px: int = 10  # least number of surely coloured pixels
     flow_chroma: float = 90.0  # of filled colour
     flow_px: int = 11  # a square of this side fits into filled colour, not into a coloured stroke
+    flow_least_px: int = 1000  # of flow in all: less is a pictogram, which may be filled
     tint: float = 0.03  # channels of a tinted picture differ by this share of its grey
     group_px: int = 14  # pixels no further apart belong to one finding
 
@@ -59,6 +60,8 @@ def find_colours(image: np.ndarray, settings: ColourSettings) -> list[Found]:
     coloured = _touching(chroma >= settings.chroma_weak, strong) | _frame(chroma, settings)
     full = opened(chroma >= settings.flow_chroma, settings.flow_px, settings.flow_px)
     flow = wider(full, settings.flow_px // 2) & coloured
+    if flow.sum() < settings.flow_least_px:
+        flow = np.zeros_like(flow)
     kinds = (("doppler", flow), ("colour", coloured & ~flow))
     found = [found for kind, mask in kinds for found in groups(kind, mask, settings.group_px)]
     return [(f, m) for f, m in found if f.kind == "doppler" or f.score >= settings.colour_area_px]
