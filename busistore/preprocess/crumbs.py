@@ -44,7 +44,7 @@ def find_crumbs(
         if known.all() or level - np.median(part[~known]) < settings.crumb_contrast:
             continue
         same = (np.abs(part - level) <= settings.crumb_band) & ~known
-        n, labels, stats, _ = cv2.connectedComponentsWithStats(same.view(np.uint8), connectivity=8)
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(same.view(np.uint8), connectivity=8)
         touching = np.unique(labels[same & near[at]])
         small = [k for k in touching if k and stats[k, cv2.CC_STAT_AREA] <= settings.crumb_area_px]
         mask = np.zeros(grey.shape, bool)
