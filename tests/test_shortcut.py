@@ -6,11 +6,13 @@ import pytest
 
 from busistore import queries, sql
 from busistore.preprocess.recipes import RECIPES
-from tests.filled import filled_store, put_runs
+from busistore.schema import PREPROCESSED
+from tests.filled import TEST_IDS, filled_store, put_runs
 
 OF = {  # recipe -> what the two seeds of one shot say; S and U put the true class first, W another one
     "clean224": ("SUW", "SSS"), "artefacts-only224": ("WWW", "WWS"), "lesion-blacked224": ("SSS", "UWW"),
 }  # fmt: skip
+INK = ('[{"kind":"caliper+","score":80}]', '[{"kind":"text","score":1}]', "[]")  # benign, malignant, normal
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,9 @@ def store(tmp_path_factory):
     for name, outcomes in OF.items():
         runs = [("alpha", 1, seed, said) for seed, said in enumerate(outcomes)]
         put_runs(store, runs, prefix=name, recipe=name, recipe_id=f"{name}-000000000002")
+    cleaned = {"recipe": "clean224", "recipe_id": "clean224-000000000002", "png": b""}
+    row = store.read("preprocessed").to_pylist()[0] | cleaned
+    store.put(PREPROCESSED, [row | {"image_id": i, "artefacts": found} for i, found in zip(TEST_IDS, INK, strict=True)])
     put_runs(store, [("alpha", 1, 0, "SSS")], prefix="other", recipe="stretch224", recipe_id="stretch224-00000000000e")
     return store
 
@@ -68,3 +73,13 @@ def test_a_recipe_without_raw_runs_is_listed_alone(store):
 def test_the_recipes_that_it_names_are_those_with_steps():
     named = set(re.findall(r"'([a-z-]+224(?:-ocr)?)'", queries.load("shortcut").text)) - {"pad224"}
     assert named == {name for name, r in RECIPES.items() if r.steps}
+
+
+def test_decisions_that_flip_are_counted_by_ink(store):
+    """Seed 0: SSS to SUW, where U is right too: the normal image turns wrong. Seed 1: SUW to SSS, it turns right."""
+    rows = sql.run(store, "decision_flips", {"model": "alpha", "shots": 1}).to_dicts()
+    assert [(r["ink"], r["n_images"], r["n_seeds"], r["n_decisions"]) for r in rows] == [
+        ("calipers", 1, 2, 2), ("none", 1, 2, 2), ("other ink", 1, 2, 2)
+    ]  # fmt: skip
+    assert [(r["flips"], r["to_right"], r["to_wrong"]) for r in rows] == [(0, 0, 0), (1, 0.5, 0.5), (0, 0, 0)]
+    assert sql.run(store, "decision_flips", {"cleaned": "sector224"}).is_empty()
