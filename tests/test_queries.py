@@ -386,7 +386,8 @@ def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
     assert _rows(shared, "report_apart", "shots") == []
 
 
-BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE + OF_MASKS + OF_INK]
+OWN = OF_LEAKAGE + OF_MASKS + OF_INK
+BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OWN]
 
 
 @pytest.mark.parametrize("name", BY_RATIO)
