@@ -60,9 +60,10 @@ def test_ink_goes_and_nothing_else_changes(colour):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cleaning_again_changes_next_to_nothing(seed):
-    once = clean(measured(seed)[0]).pixels
-    assert (clean(once).pixels != once).mean() < 2e-4
+def test_cleaning_again_changes_nothing(seed):
+    once = clean(measured(seed)[0])
+    assert once.filled
+    assert np.array_equal(clean(once.pixels).pixels, once.pixels)
 
 
 def test_one_thread_or_many():
@@ -161,7 +162,7 @@ def test_a_sheet_shows_four_panels():
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["benign (275)", "benign (366)", "malignant (123)", "malignant (157)"])
+@pytest.mark.parametrize("name", ["benign (234)", "benign (275)", "benign (366)", "malignant (123)", "malignant (157)"])
 def test_real_caliper_images(busi_dir, name):
     path = busi_dir / name.split()[0] / f"{name}.png"
     image = np.asarray(pixels.open_image(path.read_bytes(), path.name))
@@ -169,7 +170,7 @@ def test_real_caliper_images(busi_dir, name):
     assert once.filled
     mask = once.artefacts.mask
     assert (once.pixels[~mask] == luma(image)[~mask]).all()
-    assert (clean(once.pixels).pixels != once.pixels).mean() < 2e-4
+    assert np.array_equal(clean(once.pixels).pixels, once.pixels)
 
 
 @pytest.mark.realdata
