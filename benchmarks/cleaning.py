@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,9 +64,12 @@ def detector_alone(ocr: bool) -> Side | None:
 
 
 def answer(made: np.ndarray, artefacts) -> Answer:
+    from busistore.preprocess.cleaning import is_fillable
+
     marks = [f.centre for f in artefacts.findings if f.kind.startswith("caliper") and f.centre]
     has_text = any(f.kind == "text" for f in artefacts.findings)
-    return Answer(made, artefacts.mask, np.array(marks, float).reshape(-1, 2), has_text, artefacts.flags)
+    filled = artefacts.mask if is_fillable(artefacts) else np.zeros_like(artefacts.mask)
+    return Answer(made, filled, np.array(marks, float).reshape(-1, 2), has_text, artefacts.flags)
 
 
 def sides(ocr: bool) -> dict[str, Side]:
@@ -89,14 +93,18 @@ def measures(case: Case, got: Answer, cpu_s: float) -> dict:
         return {"cpu_s": cpu_s, "doppler": "doppler" in got.flags and np.array_equal(got.pixels, luma(case.drawn))}
     true = np.array([(m.x, m.y) for m in case.marks]).reshape(-1, 2)
     seen = {within: measure.match(true, got.marks, within) for within in (7, 4)}
+    before = luma(case.drawn)
+    if case.holds_sign:
+        free = measure.corner(case.mask.shape) & ~measure.widened(case.mask)
+        got = replace(got, mask=got.mask & ~free, pixels=np.where(free, before, got.pixels))
     row = {"n_true": len(true), "n_found": len(got.marks), "hits": seen, "cpu_s": cpu_s}
     wide, errors = measure.widened(case.mask), (got.pixels, case.clean)
     return row | {
         "mask_recall": measure.mask_recall(got.mask, case.mask), "iou": measure.iou(got.mask, case.mask),
         "far": measure.far_share(got.mask, case.mask), "psnr": measure.psnr(*errors, wide),
         "ssim": measure.ssim(*errors, wide), "mae": measure.mae(*errors, wide),
-        "residue": measure.residue(*errors, case.mask), "mark_residue": measure.residue(*errors, inked(case, 1, 2)),
-        "outside": measure.changed_outside(got.pixels, luma(case.drawn), case.mask),
+        "residue": measure.residue(*errors, case.mask), "line_residue": measure.residue(*errors, inked(case, 2)),
+        "outside": measure.changed_outside(got.pixels, before, case.mask),
         "flagged": bool(got.flags & {"too-much"}),
         "layers": [
             (measure.mask_recall(got.mask, inked(case, k)), measure.residue(*errors, inked(case, k)))
@@ -152,7 +160,8 @@ def trace(side: Side, made: list[Case]) -> tuple[float, float]:
     cosine of the two.
 
     AUROC on groups left out of the fit, mean of five folds; both images of a pair go through the side and lie in the
-    same fold. The vectors are a frozen EfficientNet-Lite0's.
+    same fold. The cosine is of what the side made and of the clean image as it is. The vectors are a frozen
+    EfficientNet-Lite0's.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -167,8 +176,9 @@ def trace(side: Side, made: list[Case]) -> tuple[float, float]:
     for fit, test in GroupKFold(5, shuffle=True, random_state=0).split(vectors, label, groups):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(vectors[fit], label[fit])
         found.append(roc_auc_score(label[test], probe.decision_function(vectors[test])))
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return float(np.mean(found)), float((unit[::2] * unit[1::2]).sum(axis=1).mean())
+    clean = encoded([case.clean for case in made])
+    unit, of_clean = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors[1::2], clean))
+    return float(np.mean(found)), float((unit * of_clean).sum(axis=1).mean())
 
 
 def encoded(images: list[np.ndarray], batch: int = 16) -> np.ndarray:

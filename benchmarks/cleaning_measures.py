@@ -56,9 +56,8 @@ def mask_recall(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def iou(found: np.ndarray, true: np.ndarray) -> float:
-    """|P and T2| / |P or T2|; a vendor's sign that the clean image already holds may be masked or not."""
+    """|P and T2| / |P or T2|."""
     wide = widened(true)
-    found = found & (wide | ~corner(true.shape))
     return ratio(int((found & wide).sum()), int((found | wide).sum()))
 
 
@@ -70,8 +69,8 @@ def distance_px(true: np.ndarray) -> np.ndarray:
 
 
 def far_share(found: np.ndarray, true: np.ndarray) -> float:
-    """Share of the image that is masked further than FAR_PX from T, the vendor's corner aside."""
-    return float((found & ~corner(true.shape) & (distance_px(true) > FAR_PX)).mean())
+    """Share of the image that is masked further than FAR_PX from T."""
+    return float((found & (distance_px(true) > FAR_PX)).mean())
 
 
 def masked_share(found: np.ndarray, with_corner: bool = False) -> float:
@@ -119,8 +118,8 @@ def residue(cleaned: np.ndarray, clean: np.ndarray, true: np.ndarray) -> float:
 
 
 def changed_outside(cleaned: np.ndarray, seen: np.ndarray, true: np.ndarray) -> float:
-    """Share of the image that differs from the image as seen, outside T2 and the vendor's corner."""
-    return float(((cleaned != seen) & ~widened(true) & ~corner(true.shape)).mean())
+    """Share of the image that differs from the image as seen, outside T2."""
+    return float(((cleaned != seen) & ~widened(true)).mean())
 
 
 def sensitivity_specificity(found: np.ndarray, true: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from scanner_strokes import LAYERS
 KINDS = ("+", "x", "gap", "1px", "dim", "rescaled", "jpeg", "colour", "cut", "saturated", "darker", "overlap",
          "outlined")  # fmt: skip
 SEEN = 0.1
-"""A case whose marks and lines keep more residue than this share still shows them."""
+"""A mark, or the lines of a case, of which more than this share is left are still seen."""
 
 
 def hits(rows: list[dict], within: int) -> int:
@@ -41,9 +41,7 @@ def print_measures(rows: dict, seen: dict, traces: dict, part: str) -> None:
     lines["PSNR dB / SSIM inside"] = lambda s: f"{_mean(rows[s], 'psnr'):.1f} / {_mean(rows[s], 'ssim'):.3f}"
     lines["MAE inside, grey levels"] = lambda s: f"{_mean(rows[s], 'mae'):.1f}"
     lines["residue"] = lambda s: f"{_mean(rows[s], 'residue'):.3f}"
-    lines["cases without a mark or line left"] = lambda s: percent(
-        [v <= SEEN for v in over(rows[s], "mark_residue") if v == v]
-    )
+    lines["cases without a mark or line left"] = lambda s: percent([_is_clear(r) for r in rows[s] if "kinds" in r])
     lines["changed outside any ink"] = lambda s: percent(over(rows[s], "outside"))
     lines["changed by a second cleaning, most"] = lambda s: percent(over(rows[s], "again"), np.max)
     lines["flagged as too much"] = lambda s: percent(over(rows[s], "flagged"))
@@ -52,14 +50,21 @@ def print_measures(rows: dict, seen: dict, traces: dict, part: str) -> None:
     for name, title in (("masked", "masked, overlay-free, mean / most"), ("masked_all", "same with vendor's corner")):
         lines[title] = lambda s, name=name: f"{percent(over(free[s], name))} / {percent(over(free[s], name), np.max)}"
     lines["overlay-free images unchanged"] = lambda s: f"{sum(over(free[s], 'unchanged'))} of {len(free[s])}"
-    lines["real, calipers: sensitivity / specificity"] = lambda s: _flag(seen[s], "caliper", "n_marks")
-    lines["real, text: sensitivity / specificity"] = lambda s: _flag(seen[s], "text", "has_text")
+    of_part = {s: [r for r in found if r["part"] == part] for s, found in seen.items()}
+    for title, chosen in ((f"real, {part} part", of_part), ("real, all", seen)):
+        lines[f"{title}, calipers: sensitivity / specificity"] = lambda s, c=chosen: _flag(c[s], "caliper", "n_marks")
+        lines[f"{title}, text: sensitivity / specificity"] = lambda s, c=chosen: _flag(c[s], "text", "has_text")
     if traces:
         lines["trace AUROC / cosine"] = lambda s: _two(*traces[s])
     lines["CPU s per image, drawn / real"] = lambda s: _two(_mean(rows[s], "cpu_s"), _mean(seen[s], "cpu_s"))
     print(f"| measure | {' | '.join(rows)} |\n|---|{'---|' * len(rows)}")
     for title, line in lines.items():
         print(f"| {title} | {' | '.join(line(side) for side in rows)} |")
+
+
+def _is_clear(row: dict) -> bool:
+    """Whether no mark and no line of a case is still seen: each mark counts for itself."""
+    return all(not left > SEEN for left in (row["line_residue"], *(left for *_, left in row["kinds"])))
 
 
 def _mean(rows: list[dict], name: str) -> float:

@@ -45,6 +45,11 @@ class Case:
     texts: tuple[Text, ...]
     tags: frozenset[str]
 
+    @property
+    def holds_sign(self) -> bool:
+        """Whether the clean image itself holds a vendor's sign, which may be taken out or not."""
+        return has_sign(self.base.grey)
+
 
 def truth(folder: Path) -> list[dict[str, str]]:
     """The rows of `truth.csv`, one per image."""

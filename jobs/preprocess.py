@@ -36,9 +36,6 @@ def preprocess(
 ) -> Report:
     """Make the picture of every image that has none under this recipe, or one of other pixels.
 
-    A recipe that needs the true mask is computed for all images, and what came out the same is not written: a stored
-    picture does not tell the mask that it was made with.
-
     Args:
         only: image ids to stay within; all by default.
         only_errors: only the images that failed before.
@@ -49,6 +46,7 @@ def preprocess(
     """
     started = time.monotonic()
     made = recipes.recipe(recipe)
+    recipes.check(made)
     if debug is not None:
         sheets.check(made, debug)
     images = dict(columns(store.read("images", ["image_id", "pixels_sha256"])))
@@ -57,12 +55,12 @@ def preprocess(
     job = job_name(made.recipe_id)
     plan = chosen(sorted(images), only, store, job, only_errors)
     stored = made_from(store, made.recipe_id)
-    missing = [i for i in plan if made.needs_lesion or images[i] != stored.get(i)]
+    missing = [i for i in plan if images[i] != stored.get(i)]
     report = Report(job, planned=len(plan), skipped=len(plan) - len(missing))
     if missing and not dry_run:
         with Shards(store, report, (PREPROCESSED,)) as shards, track(f"preprocess {recipe}", len(missing)) as advance:
             results = executors.compute(partial(compute, made), _items(store, missing, images, made), executor)
-            consume(_unlike(results, store, made, report, advance), shards, advance)
+            consume(results, shards, advance)
     if debug is not None and not dry_run:
         with track(f"sheets of {recipe}", len(plan)) as advance:
             results = executors.compute(partial(draw, made), _items(store, plan, images, made), executor)
@@ -151,20 +149,8 @@ def _finding_row(finding: Finding, filled: bool) -> dict[str, Any]:
         "kind": finding.kind, "box": [int(v) for v in finding.box],
         "polygon": finding.polygon and [rounded(p) for p in finding.polygon],
         "centre": finding.centre and rounded(finding.centre), "score": round(float(finding.score), 3),
-        "filled": filled,
+        "area_px": finding.area_px, "filled": filled,
     }  # fmt: skip
-
-
-def _unlike(results, store: Store, recipe: recipes.Recipe, report: Report, advance) -> Iterator[tuple[str, Any]]:
-    """The results less those whose picture is stored already, which count as skipped."""
-    stored = current_pictures(store, recipe.recipe_id)
-    for key, result in results:
-        made = None if isinstance(result, BusistoreError) else result[PREPROCESSED.name][0]["pixels_sha256"]
-        if made is not None and made == stored.get(key):
-            report.skipped += 1
-            advance(1)
-        else:
-            yield key, result
 
 
 def draw(recipe: recipes.Recipe, item: Item) -> bytes:
@@ -178,6 +164,7 @@ def _write_sheets(results, folder: Path, report: Report, advance) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for image_id, sheet in results:
         if isinstance(sheet, BusistoreError):
+            report.failed += image_id not in report.failures
             report.failures.setdefault(image_id, str(sheet))
         else:
             (folder / f"{image_id.replace('/', '_')}.png").write_bytes(sheet)

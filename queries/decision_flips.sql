@@ -1,5 +1,5 @@
 -- How often the decision on a test image changes with the recipe, raw against cleaned, by what was burned into the image.
--- $raw: a recipe (default: pad224)
+-- $raw: a recipe, by name or id; of a name the newest (default: pad224)
 -- $cleaned: the recipe that it is compared with, one that looks for ink (default: clean224)
 -- $dataset: one data set (default: all)
 -- $model: one model (default: all)
@@ -18,13 +18,16 @@ WITH ink AS (
     WHERE ($dataset IS NULL OR dataset = $dataset) AND ($model IS NULL OR $model IN (model, model_id))
         AND ($method IS NULL OR method = $method) AND ($shots IS NULL OR shots = $shots)
         AND ($ratio IS NULL OR ratio = $ratio)
+), raw_id AS (
+    SELECT recipe_id FROM current_runs WHERE coalesce($raw, 'pad224') IN (recipe, recipe_id)
+    ORDER BY finished_at DESC NULLS LAST, recipe_id LIMIT 1
 ), paired AS (
     SELECT r.*, c.run_id AS other_id, c.recipe_id AS other_recipe_id
     FROM asked r JOIN asked c
         ON (r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.parameters, r.protocol)
             = (c.dataset, c.split_id, c.episode_id, c.method, c.model_id, c.parameters, c.protocol)
         AND r.text_id IS NOT DISTINCT FROM c.text_id
-    WHERE r.recipe = coalesce($raw, 'pad224') AND c.recipe = coalesce($cleaned, 'clean224')
+    WHERE r.recipe_id = (FROM raw_id) AND c.recipe = coalesce($cleaned, 'clean224')
 )
 SELECT r.dataset, r.shots, r.ratio, r.method, r.model, i.ink, count(DISTINCT p.image_id) AS n_images,
     count(DISTINCT r.run_id) AS n_seeds, count(*) AS n_decisions,

@@ -1,5 +1,5 @@
 -- How much of a result was the scanner's ink: AUROC of each recipe beside that of the raw pictures, by setting.
--- $raw: the recipe that the others are compared with (default: pad224)
+-- $raw: the recipe that the others are compared with, by name or id; of a name the newest (default: pad224)
 -- $dataset: one data set (default: all)
 -- $model: one model (default: all)
 -- $method: one method (default: all)
@@ -18,15 +18,18 @@ WITH scored AS (
         AND ($dataset IS NULL OR dataset = $dataset) AND ($model IS NULL OR $model IN (model, model_id))
         AND ($method IS NULL OR method = $method) AND ($protocol IS NULL OR protocol = $protocol)
         AND ($shots IS NULL OR shots = $shots) AND ($ratio IS NULL OR ratio = $ratio)
+), raw_id AS (
+    SELECT recipe_id FROM current_runs WHERE coalesce($raw, 'pad224') IN (recipe, recipe_id)
+    ORDER BY finished_at DESC NULLS LAST, recipe_id LIMIT 1
 ), raw AS (
-    SELECT * FROM scored WHERE recipe = coalesce($raw, 'pad224')
+    SELECT * FROM scored WHERE recipe_id = (FROM raw_id)
 ), beside AS (
     SELECT s.*, s.value - r.value AS difference
     FROM scored s LEFT JOIN raw r
         ON (r.dataset, r.split_id, r.episode_id, r.method, r.model_id, r.parameters, r.protocol, r.question)
             = (s.dataset, s.split_id, s.episode_id, s.method, s.model_id, s.parameters, s.protocol, s.question)
         AND r.text_id IS NOT DISTINCT FROM s.text_id
-    WHERE s.recipe = coalesce($raw, 'pad224') OR s.recipe IN ('clean224', 'clean224-ocr', 'sector224', 'lesion-only224',
+    WHERE s.recipe_id = (FROM raw_id) OR s.recipe IN ('clean224', 'clean224-ocr', 'sector224', 'lesion-only224',
         'lesion-blacked224', 'lesion-blacked-clean224', 'artefacts-only224')
 ), summed AS (
     SELECT
@@ -41,4 +44,4 @@ SELECT
     over_raw + half_width AS high, sd, n_seeds, n_pairs, protocol, split_id, text_id, model_id, recipe_id, parameters
 FROM summed
 ORDER BY dataset, split_id, protocol, shots NULLS LAST, ratio NULLS LAST, method, model_id, parameters, text_id,
-    question DESC, recipe <> coalesce($raw, 'pad224'), recipe, recipe_id
+    question DESC, recipe_id <> (FROM raw_id), recipe, recipe_id

@@ -1,6 +1,7 @@
 """Clean images come back bit for bit, ink goes and nothing else, and what may not be filled is left as it is."""
 
 import inspect
+from dataclasses import replace
 from importlib.util import find_spec
 
 import cv2
@@ -133,7 +134,9 @@ def test_ink_alone_is_what_cleaning_would_fill():
     mask = of["clean224"].artefacts.mask
     assert (of["artefacts-only224"].artefacts.mask == mask).all()
     assert (of["artefacts-only224"].grey == np.where(mask, image, 0)).all()
-    assert not of["artefacts-only224"].filled
+    assert of["artefacts-only224"].filled
+    too_much = replace(recipe("artefacts-only224"), artefacts=Settings(most_share=0.005))
+    assert not prepare(too_much, image).grey.any()  # of which cleaning fills nothing
 
 
 def test_a_blacked_lesion_is_black_whatever_was_filled():

@@ -1,6 +1,7 @@
 """Recipes that look for ink or are given the true mask, from the files of a store to its rows and sheets."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from busistore.errors import BusistoreError
 from busistore.jobs import preprocess as job
 from busistore.jobs.ingest import ingest
 from busistore.jobs.preprocess import preprocess
-from busistore.preprocess import cleaning, recipes
+from busistore.preprocess import cleaning, recipes, text
 from busistore.schema import IMAGES, MASKS, PREPROCESSED
 from tests.fakes import save_mask
 from tests.test_cleaning import measured, tissue
 
 INKED, PLAIN = "busi/benign-0001", "busi/normal-0002"
+KEYS = {"kind", "box", "polygon", "score", "centre", "area_px", "filled"}
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_findings_are_rows_in_original_pixels(inked):
         x0, y0, x1, y1 = mark["box"]
         assert x0 <= x < x1
         assert y0 <= y < y1
-    assert all(r["filled"] and set(r) == {"kind", "box", "polygon", "score", "centre", "filled"} for r in rows[INKED])
+    assert all(r["filled"] and set(r) == KEYS for r in rows[INKED])
 
 
 def test_the_job_makes_what_the_recipes_make(inked):
@@ -103,6 +105,27 @@ def test_lesion_recipes_again_write_only_what_differs(inked, folder):
     assert (changed.written, changed.skipped) == (1, 1)
     assert (stored(inked, name, INKED) != before).any()
     assert not stored(inked, name, PLAIN).any()
+
+
+def test_a_replaced_mask_takes_the_pictures_made_with_it(inked, folder):
+    """Nothing that was made with the old one is current, even before the recipe is asked for again."""
+    for name in ("lesion-only224", "pad224"):
+        preprocess(inked, name, only={INKED, PLAIN})
+    lesion = np.zeros((240, 300), bool)
+    lesion[20:60, 20:90] = True
+    save_mask(folder / "benign" / "benign (1)_mask.png", lesion)
+    ingest(inked, "busi", folder, replace=True)
+    made = {(r["recipe"], r["image_id"]) for r in inked.read("preprocessed", ["recipe", "image_id"]).to_pylist()}
+    assert made == {("lesion-only224", PLAIN), ("pad224", INKED), ("pad224", PLAIN)}
+    assert preprocess(inked, "lesion-only224", only={INKED, PLAIN}, dry_run=True).skipped == 1
+
+
+def test_a_reader_that_is_not_installed_is_one_line(inked, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    text._engine.cache_clear()
+    with pytest.raises(BusistoreError, match=r"needs the extra 'ocr'; pip install 'busistore\[ocr\]'"):
+        preprocess(inked, "clean224-ocr")
+    assert not inked.count("failures")
 
 
 def test_an_image_without_a_true_mask_row_fails_alone(inked):

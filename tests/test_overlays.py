@@ -322,6 +322,14 @@ def test_text_is_found_on_real_images_and_nowhere_else(busi_dir):
     assert sum(bool(found[r["image"]]) for r in bare[::30]) == 0
 
 
+@pytest.mark.parametrize("width", [32, 40, 47])
+def test_images_narrower_than_the_strips_are_looked_at_whole(width):
+    image = (speckle(4, 80, 120) // 3)[:, :width].copy()
+    for row in range(9):
+        image[30 + row, 8 : 8 + 9 - abs(4 - row)] = 226
+    assert {f.kind for f, _ in find_overlays(image, OverlaySettings())} <= {"focus", "logo", "scale", "bodymark"}
+
+
 def test_a_small_coloured_pictogram_is_no_flow():
     """A filled sign of 28 x 26 px may be taken out; flow is more than that, and stays."""
     image = np.repeat((speckle(3, 200, 260) // 2)[:, :, None], 3, axis=2)

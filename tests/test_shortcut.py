@@ -1,12 +1,15 @@
 """How much of a result was the ink: the query, against hand-worked numbers."""
 
 import re
+import shutil
+from datetime import timedelta
 
 import pytest
 
 from busistore import queries, sql
 from busistore.preprocess.recipes import RECIPES
-from busistore.schema import PREPROCESSED
+from busistore.schema import PREPROCESSED, RUNS
+from busistore.store import Store
 from tests.filled import TEST_IDS, filled_store, put_runs
 
 OF = {  # recipe -> what the two seeds of one shot say; S and U put the true class first, W another one
@@ -54,6 +57,22 @@ def test_each_recipe_stands_beside_raw(store):
             assert of[name]["high"] - of[name]["over_raw"] == pytest.approx(half)
     ink = [r["auroc"] for r in rows if r["recipe"] == "artefacts-only224" and r["question"] == "malignant or benign"]
     assert ink == [0.0]  # both seeds put the benign and the malignant test image the wrong way round
+
+
+def test_of_two_raw_recipes_of_a_name_the_newest_counts(store, tmp_path):
+    """An older version of a recipe must not be paired with the cleaned runs as well."""
+    copied = Store.open(shutil.copytree(store.path, tmp_path / "store"))
+    put_runs(copied, [("alpha", 1, 0, "WWW"), ("alpha", 1, 1, "WWW")], prefix="old", recipe="pad224",
+             recipe_id="pad224-0000000000aa")  # fmt: skip
+    older = [r | {"finished_at": r["finished_at"] - timedelta(days=9)}
+             for r in copied.read("runs", where="recipe_id = 'pad224-0000000000aa'").to_pylist()]  # fmt: skip
+    copied.put(RUNS, older, replace=True)
+    asked = {"model": "alpha", "shots": 1}
+    for name in ("shortcut", "decision_flips"):
+        assert sql.run(copied, name, asked).equals(sql.run(store, name, asked)), name
+    rows = sql.run(copied, "shortcut", asked | {"raw": "pad224-0000000000aa"}).to_dicts()
+    assert {r["n_pairs"] for r in rows if r["recipe"] == "clean224"} == {2}
+    assert {r["recipe_id"] for r in rows if r["recipe"] == "pad224"} == {"pad224-0000000000aa"}
 
 
 def test_raw_comes_first_and_may_be_another(store):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +30,12 @@ from busistore.preprocess.text import find_digits, find_text
 
 @dataclass(frozen=True)
 class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, CrumbSettings, OverlaySettings):
-    """Every threshold of the detector, each named where it is used."""
+    """Every threshold of the detector, each named where it is used.
 
+    `artefact_code` is raised whenever equal thresholds find or fill other pixels.
+    """
+
+    artefact_code: int = 1
     least_side_px: int = 32
     """A smaller image has no room for a mark and its surroundings."""
     most_share: float = 0.04
@@ -70,7 +74,8 @@ def detect(image: np.ndarray, settings: Settings = Settings(), ocr: bool = False
         "doppler": any(f.kind == "doppler" for f, _ in found),
         "tinted": is_tinted(image, settings),
     }
-    return Artefacts(tuple(f for f, _ in found), mask, frozenset(flag for flag, holds in flags.items() if holds))
+    findings = tuple(replace(f, area_px=int(pixels.sum())) for f, pixels in found)
+    return Artefacts(findings, mask, frozenset(flag for flag, holds in flags.items() if holds))
 
 
 def union(shape: tuple[int, int], found: list[Found]) -> np.ndarray:

@@ -15,7 +15,8 @@ class Finding:
     """One thing a scanner drew, in original pixels.
 
     `kind` is one of KINDS; `box` is (x0, y0, x1, y1), ends excluded; `polygon` its outline or, for a line, its two
-    ends, as (x, y); `score` grows with certainty and compares within one kind only; `centre` (x, y) is that of a mark.
+    ends, as (x, y); `score` grows with certainty and compares within one kind only; `centre` (x, y) is that of a
+    mark; `area_px` counts the pixels to be filled.
     """
 
     kind: str
@@ -23,6 +24,7 @@ class Finding:
     score: float
     polygon: tuple[tuple[float, float], ...] | None = None
     centre: tuple[float, float] | None = None
+    area_px: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from busistore.preprocess.findings import Artefacts
 from busistore.preprocess.geometry import ToOriginal, placed
 from busistore.preprocess.masking import artefacts_only, lesion_blacked, lesion_only
 from busistore.preprocess.sector import SectorSettings, find_sector
+from busistore.preprocess.text import check_reader, reader_version
 
 SECTOR = SectorSettings()
 OF_LESION = frozenset({"lesion-only", "lesion-blacked"})  # steps that are given the true mask
@@ -51,7 +52,8 @@ class Recipe:
         idle = {"summary"} | ({"artefacts", "ocr"} if not self.finds_artefacts else set())
         idle |= {"sector"} if "sector" not in self.steps else set()
         idle |= {"steps"} if not self.steps else set()
-        return content_id(self.name, {f.name: getattr(self, f.name) for f in fields(self) if f.name not in idle})
+        key = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in idle}
+        return content_id(self.name, key | ({"reader": reader_version()} if self.ocr and "ocr" in key else {}))
 
     @property
     def needs_lesion(self) -> bool:
@@ -88,7 +90,8 @@ RECIPES = {
 class Prepared:
     """An image before it is fitted: (h, w) uint8 grey, where in the original its first pixel lies, and the findings.
 
-    `artefacts` are in original pixels, None where nothing was looked for; `filled` says whether they were taken out.
+    `artefacts` are in original pixels, None where nothing was looked for; `filled` says whether cleaning fills
+    them.
     """
 
     grey: np.ndarray
@@ -104,6 +107,12 @@ class Preprocessed:
     pixels: np.ndarray
     to_original: ToOriginal
     prepared: Prepared
+
+
+def check(recipe: Recipe) -> None:
+    """Raise a BusistoreError for a recipe that needs what is not installed, before any image is made with it."""
+    if recipe.ocr:
+        check_reader()
 
 
 def recipe(name: str) -> Recipe:
@@ -159,8 +168,9 @@ def _lesion_blacked(made: Prepared, recipe: Recipe, image: np.ndarray, lesion: n
 
 
 def _artefacts_only(made: Prepared, recipe: Recipe, image: np.ndarray, lesion: None) -> Prepared:
-    artefacts = clean(image, recipe.artefacts, recipe.ocr).artefacts
-    return Prepared(artefacts_only(made.grey, artefacts.mask), artefacts=artefacts)
+    cleaned = clean(image, recipe.artefacts, recipe.ocr)
+    ink = cleaned.artefacts.mask if cleaned.filled else np.zeros(made.grey.shape, bool)
+    return Prepared(artefacts_only(made.grey, ink), artefacts=cleaned.artefacts, filled=cleaned.filled)
 
 
 STEPS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,8 @@ def check(recipe: Recipe, folder: Path) -> None:
         raise BadInput(f"'{folder}' is a file; name a folder for the sheets")
     if not folder.parent.is_dir():
         raise BadInput(f"there is no folder '{folder.parent}' for the sheets; make it first")
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        raise BadInput(f"'{folder}' cannot be written; name another folder for the sheets")
 
 
 def draw(name: str, image: np.ndarray, prepared: Prepared) -> Image.Image:

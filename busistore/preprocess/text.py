@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -270,11 +271,25 @@ def read(grey: np.ndarray, settings: TextSettings = TextSettings()) -> Iterator[
             yield Finding("logo" if in_corner(box, settings) else kind, box, float(score))
 
 
+def check_reader() -> None:
+    """Raise a BusistoreError where the extra `ocr` is not installed, or not whole."""
+    _engine()
+
+
+def reader_version() -> str:
+    """Which reader, and so which models, the extra has brought; '' where it is not installed."""
+    try:
+        return metadata.version("rapidocr")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 @cache
 def _engine() -> tuple[Any, threading.Lock]:
+    one = {f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")}
     try:
         from rapidocr import RapidOCR
+
+        return RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False, **one}), threading.Lock()
     except ImportError:
         raise BusistoreError("reading text needs the extra 'ocr'; pip install 'busistore[ocr]'") from None
-    one = {f"EngineConfig.onnxruntime.{name}_op_num_threads": 1 for name in ("intra", "inter")}
-    return RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False, **one}), threading.Lock()

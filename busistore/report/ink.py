@@ -47,11 +47,12 @@ def by_class(found: Source) -> Table:
 
 
 def _galleries(sources: Sources, found: Source) -> list[Gallery]:
-    marked = found.frame.filter((pl.col("n_marks") > 0) & pl.col("filled"))
-    clearest = marked.sort("box_share", "image_id", descending=[True, False])
+    filled = found.frame.filter(pl.col("filled"))
+    marked = filled.filter(pl.col("n_marks") > 0)
+    clearest = filled.sort("ink_share", "image_id", descending=[True, False])
     doubtful = pl.concat([found.frame.filter(pl.col("filled").not_()), marked.sort("least_score", "image_id")])
     kinds = (
-        ("clearest", "Most ink", clearest, "Calipers, lines and text that cover most of the picture"),
+        ("clearest", "Most ink", clearest, "The pictures of which most was filled"),
         ("doubtful", "Doubtful ink", doubtful, "What was found and not filled, then the weakest caliper marks"),
     )
     made = []
