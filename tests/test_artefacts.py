@@ -9,7 +9,8 @@ import pytest
 
 from busistore import pixels
 from busistore.errors import BadInput
-from busistore.preprocess import crosses, levels, lines, marks
+from busistore.preprocess import crosses, levels, lines
+from busistore.preprocess import mark as mark_of
 from busistore.preprocess.artefacts import Settings, detect, planes
 from busistore.preprocess.findings import KINDS, Artefacts, Finding, box_of
 from tests.speckle import speckle
@@ -151,7 +152,7 @@ def test_the_same_on_one_thread_and_on_many():
 
 
 def test_the_detector_is_given_pixels_and_thresholds_only():
-    assert list(inspect.signature(detect).parameters) == ["image", "settings", "ocr"]
+    assert list(inspect.signature(detect).parameters) == ["image", "settings", "ocr", "inked"]
 
 
 def test_an_image_turned_over_gives_the_findings_turned_over():
@@ -278,10 +279,10 @@ def test_thinning_keeps_the_best_of_neighbours():
 
 
 def test_the_ink_of_a_plus_by_hand():
-    mark = marks.Mark(5, 5, "+", (2, 2, 2, 2), (0, 0), (0, 0), 80.0, 226.0)
+    mark = mark_of.Mark(5, 5, "+", (2, 2, 2, 2), (0, 0), (0, 0), 80.0, 226.0)
     want = np.zeros((11, 11), bool)
     want[3:8, 1:10] = want[1:10, 3:8] = True  # arms of 2 and bars of 1 px, two pixels wider on every side
-    assert (marks.mark_ink(mark, (11, 11)) == want).all()
+    assert (mark_of.mark_ink(mark, (11, 11)) == want).all()
 
 
 def test_a_ray_follows_a_line_out_of_the_frame():

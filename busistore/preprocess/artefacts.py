@@ -21,7 +21,8 @@ from busistore.preprocess.lines import (
     pair_lines,
     tophat,
 )
-from busistore.preprocess.marks import Mark, MarkSettings, find_marks, mark_ink
+from busistore.preprocess.mark import Mark, is_thin, mark_ink, spread_of
+from busistore.preprocess.marks import MarkSettings, find_marks
 from busistore.preprocess.overlays import OverlaySettings, find_ink
 from busistore.preprocess.partners import PartnerSettings, with_partners
 from busistore.preprocess.strokes import Found
@@ -38,12 +39,10 @@ class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, Crumb
     artefact_code: int = 1
     least_side_px: int = 32
     """A smaller image has no room for a mark and its surroundings."""
+    most_marks: int = 40
+    """No scanner draws more marks than this."""
     most_share: float = 0.04
     """Above this share of the area the mask is not to be filled."""
-    least_chroma: int = 60
-    """A pixel is coloured when its largest and smallest channel differ by this much more than the image's median."""
-    least_coloured_px: int = 30
-    """Chroma is searched from this many coloured pixels on."""
     text_aspect: float = 2.2
     """A mark inside a text box this many times as wide as tall is a letter."""
     word_aspect: float = 1.0
@@ -52,12 +51,23 @@ class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, Crumb
     """A '+' of this score is no letter."""
     weak_score: float = 24.0
     """A mark below this counts only when a line or a sure mark of its level speaks for it."""
+    lone_spread: float = 7.0
+    """A mark that nothing else speaks for is of one level: along its arms it varies no more (standard deviation)."""
+    lone_step: float = 0.5
+    """Between its arms the picture is darker, by this share of its contrast at least: a round echo is not."""
+    twin_px: float = 1.5
+    """The arms of two marks of one make differ by no more..."""
+    twin_levels: float = 60.0
+    """...and their levels by no more."""
 
 
-def detect(image: np.ndarray, settings: Settings = Settings(), ocr: bool = False) -> Artefacts:
+def detect(image: np.ndarray, settings: Settings = Settings(), ocr: bool = False, inked: bool = False) -> Artefacts:
     """The findings, their pixels and the flags of an (H, W) or (H, W, 3) uint8 image.
 
     It sees pixels only. Raises BadInput for another shape or dtype.
+
+    Args:
+        inked: marks or words of this image are known already; without any, a glyph alone is a bright echo.
     """
     grey, chroma = planes(image, settings)
     if min(grey.shape) < settings.least_side_px:
@@ -65,6 +75,10 @@ def detect(image: np.ndarray, settings: Settings = Settings(), ocr: bool = False
     ink = find_ink(image, settings, ocr)
     words = ink if chroma is None else [*ink, *find_text(grey, settings), *find_text(chroma, settings)]
     drawn, marks = marks_and_lines(grey, chroma, words, settings)
+    if len(marks) > settings.most_marks:  # a test chart, or noise
+        return Artefacts((), np.zeros(grey.shape, bool), frozenset({"too-much"}))
+    if not (inked or marks or any(f.kind == "text" for f, _ in ink)):
+        ink = [(f, pixels) for f, pixels in ink if f.kind != "digit"]
     beside = [(m.x, m.y, m.level) for m in marks]
     found = drawn + ink + find_digits(grey, beside, union(grey.shape, drawn), settings)
     found += find_crumbs(grey, beside, union(grey.shape, found), settings)
@@ -153,7 +167,7 @@ def with_roles(
         own = _less_crossings(own, pair_lines(spots, positions(own), settings), settings)
         lines = find_lines(spots, positions(own), settings)
         own, lines = with_partners(grey, chroma, own, lines, settings)
-        own, lines = _vouched(own, doubtful, lines, settings)
+        own, lines = _vouched(grey, own, doubtful, lines, settings)
         sides.append((own, lines))
     (pluses, plus_lines), (crosses, cross_lines) = sides
     if _weight(crosses, cross_lines, settings) > _weight(pluses, plus_lines, settings) and len(crosses) > 1:
@@ -182,12 +196,36 @@ def _weight(marks: list[Mark], lines: list[Line], settings: Settings) -> float:
     return sum(m.score >= settings.sure_score for m in marks) + 2 * len(joined)
 
 
-def _vouched(marks: list[Mark], doubtful: set, lines: list[Line], settings: Settings) -> tuple[list[Mark], list[Line]]:
-    """Marks less weak ones that neither a line nor a sure mark of the same level speaks for; lines as renumbered."""
+def _is_strong(n: int, marks: list[Mark], grey: np.ndarray, settings: Settings) -> bool:
+    """Whether a mark counts without a line: a '+' by its make or another like it; an 'x' if both of two are sure."""
+    mark = marks[n]
+    if mark.score < (settings.weak_score if mark.shape == "+" else settings.sure_score):
+        return False
+    if mark.plane != "grey":
+        return True
+    if not is_thin(grey, mark, settings.lone_step):
+        return False
+    if mark.shape == "+" and spread_of(grey, mark) <= settings.lone_spread:
+        return True
+    least = settings.weak_score if mark.shape == "+" else settings.sure_score
+    twins = [m for k, m in enumerate(marks) if k != n and m.score >= least and _are_twins(mark, m, settings)]
+    return any(is_thin(grey, m, settings.lone_step) for m in twins)
+
+
+def _are_twins(a: Mark, b: Mark, settings: Settings) -> bool:
+    """Whether two marks are of one make; resampling changes the level of thin ones."""
+    like = abs(np.mean(a.arms) - np.mean(b.arms)) <= settings.twin_px
+    return like and abs(a.level - b.level) <= settings.twin_levels
+
+
+def _vouched(
+    grey: np.ndarray, marks: list[Mark], doubtful: set, lines: list[Line], settings: Settings
+) -> tuple[list[Mark], list[Line]]:
+    """Marks less those that nothing speaks for: a line, a sure mark of their level, or what `_is_strong` asks for."""
     clear = {n for n, mark in enumerate(marks) if (mark.x, mark.y) not in doubtful}
-    strong = {n for n in clear if marks[n].score >= settings.weak_score}
+    strong = {n for n in clear if _is_strong(n, marks, grey, settings)}
     joined = {n for line in lines if len(line.ends) == 2 and strong & set(line.ends) for n in line.ends}
-    sure = [m for m in marks if m.score >= settings.sure_score]
+    sure = [marks[n] for n in strong if marks[n].score >= settings.sure_score]
 
     def vouched(n: int, mark: Mark) -> bool:
         same = any(abs(mark.level - other.level) <= 2 * settings.level_tolerance for other in sure)

@@ -43,8 +43,8 @@ def clean(image: np.ndarray, settings: Settings = DEFAULTS, ocr: bool = False) -
     artefacts, grey = detect(image, settings, ocr), luma(image)
     pixels = _filled(grey, artefacts)
     for _ in range(LOOKS):
-        more = detect(pixels, settings, ocr) if is_fillable(artefacts) else NOTHING
-        if not is_fillable(more):
+        more = detect(pixels, settings, ocr, inked=True) if is_fillable(artefacts) else NOTHING
+        if not more.mask.any() and not more.flags & UNFILLABLE:
             break
         artefacts = with_more(artefacts, more, settings)
         pixels = _filled(grey, artefacts)
@@ -59,7 +59,7 @@ def with_more(artefacts: Artefacts, more: Artefacts, settings: Settings = DEFAUL
     """The artefacts and what was found later, flagged where all of it is too much."""
     mask = artefacts.mask | more.mask
     too_much = {"too-much"} if mask.mean() > settings.most_share else set()
-    return Artefacts((*artefacts.findings, *more.findings), mask, artefacts.flags | too_much)
+    return Artefacts((*artefacts.findings, *more.findings), mask, artefacts.flags | too_much | more.flags & UNFILLABLE)
 
 
 def is_fillable(artefacts: Artefacts) -> bool:

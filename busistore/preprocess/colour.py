@@ -23,9 +23,12 @@ class ColourSettings:
     frame_chroma: float = 12.0  # of the border of a colour box
     frame_px: int = 41  # least length of its sides
     colour_area_px: int = 10  # least number of surely coloured pixels
-    flow_chroma: float = 90.0  # of filled colour
-    flow_px: int = 11  # a square of this side fits into filled colour, not into a coloured stroke
-    flow_least_px: int = 1000  # of flow in all: less is a pictogram, which may be filled
+    flow_px: int = 7  # a square of this side fits into flow, which is red or blue
+    filled_px: int = 11  # a square of this side fits into filled colour of any hue, not where thick strokes meet
+    flow_least_px: int = 250  # of filled colour in all
+    flow_purity: float = 0.55  # red or blue exceeds green by this share of itself: yellow, orange and cyan do not
+    sign_px: int = 40  # a filled sign is no larger...
+    sign_edge: float = 0.15  # ...and no further from the edge, as a share of the picture
     tint: float = 0.03  # channels of a tinted picture differ by this share of its grey
     group_px: int = 14  # pixels no further apart belong to one finding
 
@@ -58,13 +61,15 @@ def find_colours(image: np.ndarray, settings: ColourSettings) -> list[Found]:
     if not strong.any():
         return []
     coloured = _touching(chroma >= settings.chroma_weak, strong) | _frame(chroma, settings)
-    full = opened(chroma >= settings.flow_chroma, settings.flow_px, settings.flow_px)
+    pure = strong & _red_or_blue(image, settings)
+    full = opened(pure, settings.flow_px, settings.flow_px) | opened(strong, settings.filled_px, settings.filled_px)
     flow = wider(full, settings.flow_px // 2) & coloured
-    if flow.sum() < settings.flow_least_px:
+    if flow.sum() < settings.flow_least_px or _is_pictogram(flow, settings):
         flow = np.zeros_like(flow)
     kinds = (("doppler", flow), ("colour", coloured & ~flow))
-    found = [found for kind, mask in kinds for found in groups(kind, mask, settings.group_px)]
-    return [(f, m) for f, m in found if f.kind == "doppler" or f.score >= settings.colour_area_px]
+    least = {"doppler": 1, "colour": settings.colour_area_px}
+    found = (found for kind, mask in kinds for found in groups(kind, mask, settings.group_px, least[kind]))
+    return list(found)
 
 
 def _touching(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -103,11 +108,27 @@ def _chroma(image: np.ndarray) -> np.ndarray:
     return plain.max(axis=2) - plain.min(axis=2)
 
 
-def groups(kind: str, mask: np.ndarray, reach: int) -> Iterator[Found]:
-    """One finding for the True pixels that lie within `reach` of each other."""
+def _red_or_blue(image: np.ndarray, settings: ColourSettings) -> np.ndarray:
+    """(H, W) bool: the hues of flow to and from the probe."""
+    red, green, blue = (image[..., k].astype(np.float32) for k in range(3))
+    most = np.maximum(red, blue)
+    return most - green >= settings.flow_purity * np.maximum(most, 1)
+
+
+def _is_pictogram(flow: np.ndarray, settings: ColourSettings) -> bool:
+    """Whether all that is filled is one small sign near the edge of the picture."""
+    x0, y0, x1, y1 = box_of(flow)
+    small = max(x1 - x0, y1 - y0) <= settings.sign_px
+    edge = min(x0 / flow.shape[1], y0 / flow.shape[0], 1 - x1 / flow.shape[1], 1 - y1 / flow.shape[0])
+    return small and edge <= settings.sign_edge
+
+
+def groups(kind: str, mask: np.ndarray, reach: int, least_px: int = 1) -> Iterator[Found]:
+    """One finding for the True pixels that lie within `reach` of each other, where there are enough."""
     import cv2
 
-    n, labels = cv2.connectedComponents(wider(mask, reach // 2).view(np.uint8), connectivity=8)
-    for k in range(1, n):
+    _, labels = cv2.connectedComponents(wider(mask, reach // 2).view(np.uint8), connectivity=8)
+    sizes = np.bincount(labels[mask], minlength=1)
+    for k in (k for k in range(1, len(sizes)) if sizes[k] >= least_px):
         mine = mask & (labels == k)
         yield Finding(kind, box_of(mine), float(mine.sum())), wider(mine, 1)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOST_POINTS = 4000  # answers of the filter that are looked at, the best; of more, the picture is noise
 PAD_PX = 20  # room for the longest arm and its flanks; above any half-arm of a size
 
 
@@ -143,7 +144,7 @@ def _mean(padded: np.ndarray, bar: Bar) -> np.ndarray:
 
 def thinned(points: np.ndarray, apart_px: float) -> np.ndarray:
     """Rows (x, y, score, ...) best first, less those nearer than `apart_px` to a better one."""
-    points = points[np.lexsort((points[:, 0], points[:, 1], -points[:, 2]))]
+    points = points[np.lexsort((points[:, 0], points[:, 1], -points[:, 2]))][:MOST_POINTS]
     kept: list[int] = []
     for n, (x, y) in enumerate(points[:, :2]):
         if all(abs(points[m, 0] - x) >= apart_px or abs(points[m, 1] - y) >= apart_px for m in kept):

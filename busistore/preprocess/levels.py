@@ -41,17 +41,31 @@ class LevelSettings:
     """No more levels of short ones than this are taken, the most frequent first."""
     cross_step: int = 10
     """What lies between its arms is this far from its level, in three of four places."""
+    cross_area_px: int = 500_000
+    """One more point of a level is asked for in every so many pixels: in more of them, chance makes more."""
+    cross_most_levels: int = 6
+    """Of more levels than this, flat crosses are smooth tissue: no scanner writes in so many."""
+    least_used: float = 0.5
+    """Of the levels from 20 to 200, this share is in use at least: of fewer, tissue is as flat as ink."""
     cross_least: int = 90
     """Darkest level of a flat cross."""
 
 
 def flat_levels(grey: np.ndarray, settings) -> tuple[int, ...]:
     """Levels in whose crosses or runs an (H, W) uint8 image is unlike tissue, the clearest first."""
+    if not is_fine(grey, settings):
+        return ()
     exact: list[int] = []
     for level in (*cross_levels(grey, "+", settings), *cross_levels(grey, "x", settings), *run_levels(grey, settings)):
         if all(abs(level - other) > 3 for other in exact):
             exact.append(level)
     return tuple(exact)
+
+
+def is_fine(grey: np.ndarray, settings) -> bool:
+    """Whether an (H, W) uint8 image is of enough levels for one of them to say something."""
+    used = np.bincount(grey.ravel(), minlength=256) > 0
+    return bool(used[20:200].mean() >= settings.least_used)
 
 
 def run_levels(grey: np.ndarray, settings) -> tuple[int, ...]:
@@ -72,6 +86,8 @@ def run_levels(grey: np.ndarray, settings) -> tuple[int, ...]:
 
 def short_levels(grey: np.ndarray, shape: str, settings) -> tuple[int, ...]:
     """Levels of the short flat crosses of one shape: tissue has some too, so that a mark of them must be exact."""
+    if not is_fine(grey, settings):
+        return ()
     levels = cross_levels(grey, shape, replace(settings, cross_span=settings.short_span), length=2)
     return levels[: settings.short_most_levels]
 
@@ -113,7 +129,9 @@ def cross_levels(grey: np.ndarray, shape: str, settings, length: int = 3) -> tup
     places = [np.stack([padded[y + 6 + dy, x + 6 + dx] for dy, dx in place]) for place in BETWEEN[shape]]
     steps = np.sort([np.median(np.abs(values - level), axis=0) for values in places], axis=0)[1]
     counts = np.bincount(level[steps >= settings.cross_step], minlength=256)
-    return tuple(int(k) for k in np.argsort(-counts, kind="stable") if counts[k])
+    least = 1 + grey.size // settings.cross_area_px
+    levels = tuple(int(k) for k in np.argsort(-counts, kind="stable") if counts[k] >= least)
+    return levels if length < 3 or len(levels) <= settings.cross_most_levels else ()
 
 
 def _steps(shape: str, length: int) -> list[tuple[int, int]]:

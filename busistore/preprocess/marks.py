@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from busistore.preprocess.crosses import cross_points, thinned
-from busistore.preprocess.levels import BETWEEN, places, short_levels
+from busistore.preprocess.levels import places, short_levels
+from busistore.preprocess.mark import ROOT_HALF, Mark, is_even, is_sharp, level_of, stands_out
 
-SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
 REACH_PX = 20  # half the side of the window that a mark is measured in
-ROOT_HALF = float(np.sqrt(0.5))
 SEAM_PX = 12  # nothing is looked for so near to the edge of a part of the picture
 LEAST_PIXELS = {"level": 5, "exact": 7}  # of eight at the short arms of a mark; ink beside it may hide some
 
@@ -57,6 +56,8 @@ class MarkSettings:
     """Pixels this near to a level are of that level."""
     exact_tolerance: int = 1
     """The same where nothing was resampled or compressed: a mark is of one level then, and tissue of others."""
+    sharp_step: float = 8.0
+    """What lies right beside the arms of a mark is this far from its level, where a level is all that tells it."""
     level_score: float = 115.0
     """Least score on the pixels of one level, where all is 0 or 255 and contrast counts in full."""
     level_weight: float = 0.3
@@ -73,26 +74,6 @@ class MarkSettings:
     """A pixel is coloured when its largest and smallest channel differ by this much more than the image's median."""
     least_coloured_px: int = 30
     """Chroma is searched from this many coloured pixels on."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A mark with centre (x, y) in px and shape '+' or 'x'.
-
-    `arms` are the lengths of right, lower, left and upper arm in px; `rows` and `columns` the first and last offset of
-    the horizontal and the vertical bar from the centre. For an 'x' all these are in a frame turned by 45 degrees.
-    `level` is its grey level; `plane` where it was found: "grey", "level" or "chroma".
-    """
-
-    x: float
-    y: float
-    shape: str
-    arms: tuple[float, float, float, float]
-    rows: tuple[float, float]
-    columns: tuple[float, float]
-    score: float
-    level: float
-    plane: str = "grey"
 
 
 def find_marks(grey: np.ndarray, chroma: np.ndarray | None, settings, levels: tuple[int, ...] = ()) -> list[Mark]:
@@ -148,7 +129,7 @@ def _marks_in(plane, grey, shape: str, settings, least: float, name: str) -> lis
         mark = measured(padded, x, y, shape, sizes[int(size)][0], settings)
         mark = replace(mark, score=float(score) * weight, plane=name)
         mark = replace(mark, level=level_of(grey, mark))
-        if name != "level" or stands_out(grey, mark, settings):
+        if not is_level or (is_sharp(grey, mark, settings) and (name == "exact" or stands_out(grey, mark, settings))):
             found.append(mark)
     return found
 
@@ -166,16 +147,6 @@ def _points_in(plane, shape: str, settings, limits: tuple[float, float, float], 
         high = [edge if edge == end else edge - SEAM_PX for edge, end in ((x1, width), (y1, height))]
         found.append(points[((points[:, :2] >= low) & (points[:, :2] < high)).all(axis=1)])
     return np.concatenate(found)
-
-
-def stands_out(grey: np.ndarray, mark: Mark, settings) -> bool:
-    """Whether what lies between a mark's arms is of other levels than its own, in three places of four at least."""
-    padded = np.pad(grey, 6, mode="edge").astype(float)
-    y, x = int(np.floor(mark.y + 0.5)) + 6, int(np.floor(mark.x + 0.5)) + 6
-    steps = [
-        np.median([abs(padded[y + dy, x + dx] - mark.level) for dy, dx in place]) for place in BETWEEN[mark.shape]
-    ]
-    return sorted(steps)[1] >= settings.cross_step
 
 
 def measured(padded: np.ndarray, x: float, y: float, shape: str, half: int, settings) -> Mark:
@@ -231,44 +202,6 @@ def _arm(window, rows: tuple[int, int], start: int, step: int, contrast: float, 
     goes_on[:-1] |= goes_on[1:] & (np.arange(len(reach) - 1) < 5)  # speckle beside may hide a pixel of an arm
     ends = np.flatnonzero(~goes_on)
     return float(ends[0] if len(ends) else len(reach))
-
-
-def mark_ink(mark: Mark, shape: tuple[int, int], smear_px: float = SMEAR_PX) -> np.ndarray:
-    """(H, W) bool pixels of the mark's two bars, `smear_px` wider on all sides."""
-    out = np.zeros(shape, bool)
-    reach = int(max(mark.arms)) + 4
-    x0, y0 = max(int(mark.x) - reach, 0), max(int(mark.y) - reach, 0)
-    window = out[y0 : int(mark.y) + reach + 1, x0 : int(mark.x) + reach + 1]
-    dy, dx = np.indices(window.shape, dtype=float) + np.array([y0 - mark.y, x0 - mark.x]).reshape(2, 1, 1)
-    if mark.shape == "x":
-        dx, dy = (dx + dy) * ROOT_HALF, (dy - dx) * ROOT_HALF
-    right, down, left, up = mark.arms
-    more = smear_px + 1e-6
-    across = _between(dy, *mark.rows, more) & _between(dx, -left, right, more)
-    upright = _between(dx, *mark.columns, more) & _between(dy, -up, down, more)
-    window |= across | upright
-    return out
-
-
-def _between(values: np.ndarray, low: float, high: float, more: float) -> np.ndarray:
-    return (values >= low - more) & (values <= high + more)
-
-
-def level_of(plane: np.ndarray, mark: Mark) -> float:
-    """Median level of an (H, W) uint8 plane on the mark's centre lines."""
-    pixels = _centre_lines(plane, mark)
-    return float(np.median(pixels)) if len(pixels) else 0.0
-
-
-def is_even(grey: np.ndarray, mark: Mark, settings) -> bool:
-    """Whether most of a mark's centre lines are of its level; of thin marks that were resampled, they are not."""
-    return float((np.abs(_centre_lines(grey, mark) - mark.level) <= 2 * settings.level_tolerance).mean()) > 0.5
-
-
-def _centre_lines(plane: np.ndarray, mark: Mark) -> np.ndarray:
-    """(N,) float of the plane's pixels there."""
-    thin = replace(mark, rows=(0.0, 0.0), columns=(0.0, 0.0))
-    return plane[mark_ink(thin, plane.shape, 0.5)].astype(float)
 
 
 def _apart(marks: list[Mark], settings) -> list[Mark]:

@@ -129,7 +129,7 @@ def _enclosed(outline: np.ndarray) -> np.ndarray:
 
 def _scales(grey: np.ndarray, settings: OverlaySettings) -> Iterator[Found]:
     """Ticks of a depth scale along the left or right edge: short flat bars, one end in a line, at equal distances."""
-    side = min(settings.scale_strip_px, grey.shape[1])
+    side = min(settings.scale_strip_px, grey.shape[1] // 2)
     for left in (0, grey.shape[1] - side):
         ticks = _ticks(grey[:, left : left + side], settings)
         row = max((_evenly(ticks, end, grey.shape[0], settings) for end in (0, 2)), key=len)
@@ -176,7 +176,7 @@ def _evenly(ticks: list[Stroke], end: int, height: int, settings: OverlaySetting
 def _focus(grey: np.ndarray, settings: OverlaySettings) -> Iterator[Found]:
     """A small filled triangle of one level beside the left or right edge."""
     low, high = settings.focus_px
-    side = min(2 * settings.scale_strip_px, grey.shape[1])
+    side = min(2 * settings.scale_strip_px, grey.shape[1] // 2)
     flat = dict.fromkeys(("stroke_spread", "stroke_sharp_spread"), settings.focus_spread)
     solid = replace(settings, stroke_thick_px=high, stroke_edge_share=settings.glyph_alone_share, **flat)
 

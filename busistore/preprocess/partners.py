@@ -8,7 +8,8 @@ import numpy as np
 
 from busistore.preprocess.crosses import cross_points
 from busistore.preprocess.lines import Line, is_clear, profiles
-from busistore.preprocess.marks import Mark, level_of, of_level
+from busistore.preprocess.mark import Mark, level_of
+from busistore.preprocess.marks import of_level
 
 
 @dataclass(frozen=True)
