@@ -129,7 +129,8 @@ def test_pixels_of_recipes_that_clean_never_drift():
     made = {name: pixels.pixels_sha256(made_by(name, picture).pixels)[:12] for name in names}
     cleaned = "9d9433533220"
     assert made == {
-        "artefacts-only224": "5c574a51d9ce", "clean224": cleaned, "lesion-blacked-clean224": cleaned, "sector224": cleaned
+        "artefacts-only224": "5c574a51d9ce", "clean224": cleaned, "sector224": cleaned,
+        "lesion-blacked-clean224": cleaned,
     }  # fmt: skip
 
 
