@@ -24,6 +24,7 @@ from busistore.jobs.refit import Classifier, classifier
 from busistore.jobs.segment import mask_of
 from busistore.lesion_shape import Shape, lesion_shapes
 from busistore.preprocess import recipes
+from busistore.preprocess.colour import luma
 from busistore.schema import IMAGES, embeddings_name
 from busistore.store import Store, quote
 
@@ -39,14 +40,19 @@ OF_SEGMENTER = ("segmenter_id", "segmenter", "init", "split_id")
 
 
 class Picture(NamedTuple):
-    """An image as it came, grey (H, W) uint8, with its name, the hash of its pixels, and the ids of all stored images
-    that have the same pixels."""
+    """An image as it came, (H, W) or (H, W, 3) uint8, with its name, the hash of its pixels, and the ids of all stored
+    images that have the same pixels."""
 
-    grey: np.ndarray
+    image: np.ndarray
     name: str
     sha256: str
     ids: list[str]
     is_stored: bool = False  # and not a file
+
+    @property
+    def grey(self) -> np.ndarray:
+        """(H, W) uint8."""
+        return luma(self.image)
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ def picture_of(store: Store, image: str) -> Picture:
     if stored:
         ((_, data),) = store.files(IMAGES).stream([image])
         others = [i for i in _same(store, stored[0]) if i != image]
-        return Picture(pixels.grey(data, image), image, stored[0], [image, *others], True)
+        return Picture(np.asarray(pixels.open_image(data, image)), image, stored[0], [image, *others], True)
     path = Path(image).expanduser()
     if not _is_file(path):
         if path.suffix or path.is_absolute():
@@ -203,7 +209,7 @@ def picture_of(store: Store, image: str) -> Picture:
         raise UnknownName("image or file", image, store.read(IMAGES.name, ["image_id"])["image_id"].to_pylist())
     opened = pixels.open_any(pixels.read_bytes(path), path.name)
     sha256 = pixels.pixels_sha256(opened)
-    return Picture(np.asarray(opened.convert("L")), path.name, sha256, _same(store, sha256))
+    return Picture(np.asarray(opened), path.name, sha256, _same(store, sha256))
 
 
 def _is_file(path: Path) -> bool:
@@ -231,7 +237,7 @@ def _vector(store: Store, asked: Classifier, picture: Picture) -> np.ndarray:
     known = [i for i in picture.ids if i in sound]
     if known:
         return store.vectors(embeddings_name(asked.located.model_id, recipe.recipe_id), known[:1])[0]
-    return models.load(asked.located).encode(recipes.apply(recipe, picture.grey).pixels[None])[0]
+    return models.load(asked.located).encode(recipes.apply(recipe, picture.image).pixels[None])[0]
 
 
 def _remarks(made: Diagnosis) -> list[str]:

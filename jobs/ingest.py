@@ -12,11 +12,12 @@ import numpy as np
 
 from busistore import datasets, pixels
 from busistore.datasets import Fault, ImageRecord
-from busistore.errors import BadInput
+from busistore.errors import BadInput, BusistoreError
 from busistore.ids import sha256
 from busistore.jobs import Advance, Report, Shards, Track, columns, consume, executors, settle, silent
 from busistore.metrics.lesions import regions
-from busistore.schema import IMAGES, MASKS
+from busistore.preprocess.recipes import RECIPES
+from busistore.schema import IMAGES, MASKS, PREPROCESSED
 from busistore.store import Store, quote
 
 TRUTH = "truth"  # source_id of the masks that came with a data set
@@ -41,20 +42,26 @@ def ingest(
             advance(1)
         items = ((r.image_id, (r, stored.get(r.image_id) if r.image_id in masked else None, replace)) for r in records)
         results = executors.compute(read, items, executor)
-        consume(_counted(results, report, advance), shards, advance)
+        consume(_counted(store, results, stored, report, advance), shards, advance)
     _forget_mended(store, dataset, report)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _counted(results, report: Report, advance: Advance):
-    """The results that are new; those of unchanged files are counted as skipped."""
+def _counted(store: Store, results, stored: dict[str, str], report: Report, advance: Advance):
+    """The results that are new; those of unchanged files are counted as skipped.
+
+    Pictures that were made with a true mask do not tell which; they go before it is replaced.
+    """
+    of_lesion = ", ".join(quote(name) for name, recipe in RECIPES.items() if recipe.needs_lesion)
     for key, result in results:
         if result is None:
             report.skipped += 1
             advance(1)
-        else:
-            yield key, result
+            continue
+        if key in stored and not isinstance(result, BusistoreError):
+            store.delete(PREPROCESSED.name, f"image_id = {quote(key)} AND recipe IN ({of_lesion})")
+        yield key, result
 
 
 def _stored_hashes(store: Store, dataset: str) -> dict[str, str]:

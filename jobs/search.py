@@ -183,7 +183,7 @@ def _by_file(space: Space, path: Path, k: int) -> Found:
     image = pixels.open_image(data, path.name)
     same = f"pixels_sha256 = {quote(pixels.pixels_sha256(image))}"
     stored = sorted(space.store.read("images", ["image_id"], same)["image_id"].to_pylist())
-    square = recipes.apply(space.recipe, np.asarray(image.convert("L"))).pixels
+    square = recipes.apply(space.recipe, np.asarray(image)).pixels
     vector = models.load(space.located).encode(square[None])[0]
     rest = space.without(stored)
     notes = [f"'{path.name}' is stored as {', '.join(stored)}, which is left out"] if stored else []

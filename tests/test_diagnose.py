@@ -307,7 +307,7 @@ def test_a_picture_of_the_same_frame_is_known(tmp_path, monkeypatch):
     cropped = jobs.Picture(brighter, "x.png", "", [])
     assert seen.near(store, asked, cropped, vector) == [ids[5]]
     assert seen.near(store, asked, cropped._replace(ids=[ids[5]]), vector) == []
-    assert seen.near(store, asked, cropped._replace(grey=real_speckle(99, 150, 200)), vector) == []
+    assert seen.near(store, asked, cropped._replace(image=real_speckle(99, 150, 200)), vector) == []
     store.put(IMAGES, [row | {"png": b"damaged", "png_crc32": 1} for row in rows(store, "images")[:1]], replace=True)
     damaged = rows(store, "images")[0]["image_id"]
     assert seen.near(store, asked, cropped, vector) == [ids[5]] * (damaged != ids[5])

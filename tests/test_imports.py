@@ -21,7 +21,8 @@ OWNERS = {
     "sklearn": {"methods"}, "peft": {"methods"}, "segment_anything": {"segmenters"}, "transformers": {"models"},
     "safetensors": {"models", "methods", "segmenters", "checkpoint"}, "huggingface_hub": {"models"},
     "matplotlib": {"report"}, "jinja2": {"report"}, "rich": {"cli", "formats"}, "ray": {"jobs"},
-    "cv2": {"registration", "candidates", "groups", "datasets"}, "imagehash": {"groups", "candidates"},
+    "cv2": {"registration", "candidates", "groups", "datasets", "preprocess"}, "imagehash": {"groups", "candidates"},
+    "rapidocr": {"preprocess"},
     "urllib": {"chat"},  # of the standard library, and here because it reaches the network
 }  # fmt: skip
 
@@ -45,7 +46,8 @@ MAY_IMPORT = {
     "pairing": FOUNDATION | {"sql"},
     # it names the Store in annotations only
     "comparison": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pairing"},
-    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison"},
+    "report": FOUNDATION | {"sql", "queries", "store", "stats", "metrics", "pixels", "comparison",
+                            "preprocess"},
     "jobs": COMPUTE | FOUNDATION | {"store", "nearest"}, "prompt_sets": set(),
     "__main__": {"cli"},
     "cli": COMPUTE | FOUNDATION | {"jobs", "sql", "queries", "store", "report", "formats", "comparison"},

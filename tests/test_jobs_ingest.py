@@ -179,9 +179,10 @@ def test_preprocess_only_some(store, folder):
 
 def test_recipes_lie_side_by_side(store, folder):
     ingest(store, "busi", folder)
-    for name in recipes.RECIPES:
+    names = [name for name, recipe in recipes.RECIPES.items() if not recipe.ocr]  # which needs an extra
+    for name in names:
         preprocess(store, name)
-    assert store.count("preprocessed") == 18 * len(recipes.RECIPES)
+    assert store.count("preprocessed") == 18 * len(names)
     padded, stretched = (
         pixels.grey(store.files(PREPROCESSED, f"recipe_id = '{recipes.recipe(name).recipe_id}'")["busi/benign-0001"])
         for name in ("pad224", "stretch224")

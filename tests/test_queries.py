@@ -34,6 +34,7 @@ OF_RUNS = ("leaderboard", "few_shot_curve", "per_class", "paired_difference", "c
            "hardest_images", "run_cost", "outcomes", "compared_runs", "stability", "leakage_delta")  # fmt: skip
 OF_PROMPTS = ("prompt_ranking", "report_apart")  # answered by `prompted`
 OF_LEAKAGE = ("leakage_delta",)  # answered by `leaky`
+OF_INK = ("burned_in", "decision_flips")  # answered in tests of their own
 OF_MASKS = ("segmentation", "segmentation_strata", "segmenter_curves", "trained_segmenters", "mask_scores",
             "report_masks", "annotation_ceiling", "two_stage")  # fmt: skip  # answered by `segmented`
 EXAMPLES = {"a": "alpha", "b": "beta", "run_id": "run-alpha-1-0"}  # values for parameters that are required
@@ -136,7 +137,7 @@ def test_query_says_what_it_asks_and_answers(con, prompted, leaky, segmented, em
     asked = next((other for other, of in others if name in of), con)
     answer = sql.ask(asked, name, _required(name))
     assert answer.columns == sql.ask(empty, name, _required(name)).columns
-    assert answer.height or name in ("stale", "two_stage")  # which is answered in test_two_stage
+    assert answer.height or name in ("stale", "two_stage", *OF_INK)  # each answered in a test of its own
 
 
 @pytest.mark.parametrize("name", queries.names())
@@ -385,7 +386,8 @@ def test_a_share_is_no_number_of_shots_and_not_every_label(shared):
     assert _rows(shared, "report_apart", "shots") == []
 
 
-BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OF_LEAKAGE + OF_MASKS]
+OWN = OF_LEAKAGE + OF_MASKS + OF_INK
+BY_RATIO = [n for n in queries.names() if "ratio" in queries.load(n).parameters and n not in OWN]
 
 
 @pytest.mark.parametrize("name", BY_RATIO)

@@ -156,9 +156,13 @@ def _fractions(text: str) -> tuple[float, ...]:
 @dry_run_option
 @skip_errors_option
 @executor_option
+@click.option(
+    "--debug", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Write a sheet of each image there: original, findings, mask, result.",
+)
 @store_option
 @quiet_option
-def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path, quiet) -> None:
+def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, debug, path, quiet) -> None:
     """Make the square grey picture of every image, once per recipe."""
     from busistore.jobs import preprocess as jobs
     from busistore.store import Store
@@ -166,7 +170,7 @@ def preprocess(recipe, where, only_errors, dry_run, skip_errors, executor, path,
     store = Store.open(path)
     report = jobs.preprocess(
         store, recipe, only=_only(store, where), only_errors=only_errors, dry_run=dry_run, executor=executor,
-        track=tracker(quiet),
+        debug=debug, track=tracker(quiet),
     )  # fmt: skip
     finish(report, quiet, skip_errors)
 

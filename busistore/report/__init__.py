@@ -36,14 +36,14 @@ def build(
         BusistoreError: `out` cannot be written.
     """
     from busistore.report import arms as comparisons
-    from busistore.report import data, masks, results, words
+    from busistore.report import data, ink, masks, results, words
     from busistore.report.sources import Sources
 
     say = progress or (lambda step: None)
     with Sources(store) as sources:
         say("data")
         chosen = data.choose(sources)
-        sections = data.sections(sources, chosen)
+        sections = [*data.sections(sources, chosen), ink.section(sources)]
         say("intervals")
         arms = comparisons.arms(sources)
         say("figures")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from busistore import pixels
-from busistore.schema import IMAGES, MASKS
+from busistore.schema import IMAGES, MASKS, PREPROCESSED
 from busistore.store import Store, quote
 
 SIDE_PX = 240
@@ -55,6 +55,23 @@ def overlays(store: Store, source_id: str, image_ids: list[str], side_px: int = 
         picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
         true, pred = (_fitted(files[image_id], picture.size) for files in (truth, said))
         yield image_id, _uri(overlay(np.asarray(picture), true, pred))
+
+
+def cleaned(store: Store, recipe_of: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """(image_id, data URI) of each picture as `pad224` makes it and, to the right, as stored under a recipe id.
+
+    Raises:
+        StoreError: a stored picture is damaged.
+    """
+    from busistore.preprocess import recipes
+
+    raw, images = recipes.recipe("pad224"), store.files(IMAGES, _among(list(recipe_of)))
+    for recipe_id in dict.fromkeys(recipe_of.values()):
+        made = store.files(PREPROCESSED, f"recipe_id = {quote(recipe_id)} AND {_among(list(recipe_of))}")
+        for image_id, png in made.stream(i for i, own in recipe_of.items() if own == recipe_id and i in images.found):
+            left = recipes.apply(raw, pixels.grey(images[image_id], image_id)).pixels
+            gap = np.full((left.shape[0], 4), 255, np.uint8)
+            yield image_id, _uri(np.hstack([left, gap, pixels.grey(png, image_id)]))
 
 
 def _fitted(png: bytes, size: tuple[int, int]) -> np.ndarray:

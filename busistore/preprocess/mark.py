@@ -1,0 +1,102 @@
+"""One caliper mark: its pixels, its level, and what tells it from tissue once it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from busistore.preprocess.levels import BETWEEN
+
+SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
+ROOT_HALF = float(np.sqrt(0.5))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark with centre (x, y) in px and shape '+' or 'x'.
+
+    `arms` are the lengths of right, lower, left and upper arm in px; `rows` and `columns` the first and last offset of
+    the horizontal and the vertical bar from the centre. For an 'x' all these are in a frame turned by 45 degrees.
+    `level` is its grey level; `plane` where it was found: "grey", "level" or "chroma".
+    """
+
+    x: float
+    y: float
+    shape: str
+    arms: tuple[float, float, float, float]
+    rows: tuple[float, float]
+    columns: tuple[float, float]
+    score: float
+    level: float
+    plane: str = "grey"
+
+
+def mark_ink(mark: Mark, shape: tuple[int, int], smear_px: float = SMEAR_PX) -> np.ndarray:
+    """(H, W) bool pixels of the mark's two bars, `smear_px` wider on all sides."""
+    out = np.zeros(shape, bool)
+    reach = int(max(mark.arms)) + 4
+    x0, y0 = max(int(mark.x) - reach, 0), max(int(mark.y) - reach, 0)
+    window = out[y0 : int(mark.y) + reach + 1, x0 : int(mark.x) + reach + 1]
+    dy, dx = np.indices(window.shape, dtype=float) + np.array([y0 - mark.y, x0 - mark.x]).reshape(2, 1, 1)
+    if mark.shape == "x":
+        dx, dy = (dx + dy) * ROOT_HALF, (dy - dx) * ROOT_HALF
+    right, down, left, up = mark.arms
+    more = smear_px + 1e-6
+    across = _between(dy, *mark.rows, more) & _between(dx, -left, right, more)
+    upright = _between(dx, *mark.columns, more) & _between(dy, -up, down, more)
+    window |= across | upright
+    return out
+
+
+def _between(values: np.ndarray, low: float, high: float, more: float) -> np.ndarray:
+    return (values >= low - more) & (values <= high + more)
+
+
+def level_of(plane: np.ndarray, mark: Mark) -> float:
+    """Median level of an (H, W) uint8 plane on the mark's centre lines."""
+    pixels = centre_lines(plane, mark)
+    return float(np.median(pixels)) if len(pixels) else 0.0
+
+
+def is_even(grey: np.ndarray, mark: Mark, settings) -> bool:
+    """Whether most of a mark's centre lines are of its level; of thin marks that were resampled, they are not."""
+    return float((np.abs(centre_lines(grey, mark) - mark.level) <= 2 * settings.level_tolerance).mean()) > 0.5
+
+
+def spread_of(grey: np.ndarray, mark: Mark) -> float:
+    """Standard deviation of the levels along a mark's arms."""
+    return float(centre_lines(grey, mark).std())
+
+
+def is_thin(grey: np.ndarray, mark: Mark, step: float) -> bool:
+    """Whether it is darker between a mark's arms, by `step` of its contrast in three places of four: no disc is."""
+    around = np.pad(grey, 6, mode="edge").astype(float)
+    y, x = int(np.floor(mark.y + 0.5)) + 6, int(np.floor(mark.x + 0.5)) + 6
+    between = [np.median([around[y + dy, x + dx] for dy, dx in place]) for place in BETWEEN[mark.shape]]
+    reach = int(max(mark.arms)) + 6
+    tissue = np.median(around[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1])
+    dark = [mark.level - value >= step * (mark.level - tissue) for value in between]
+    return sum(dark) >= 3
+
+
+def is_sharp(grey: np.ndarray, mark: Mark, settings) -> bool:
+    """Whether a mark ends at once: a pixel or two from its arms, smooth tissue is still of nearly its level."""
+    beside = mark_ink(mark, grey.shape, 2.0) & ~mark_ink(mark, grey.shape, 0.6)
+    return bool(np.median(np.abs(grey[beside].astype(float) - mark.level)) >= settings.sharp_step)
+
+
+def stands_out(grey: np.ndarray, mark: Mark, settings) -> bool:
+    """Whether what lies between a mark's arms is of other levels than its own, in three places of four at least."""
+    padded = np.pad(grey, 6, mode="edge").astype(float)
+    y, x = int(np.floor(mark.y + 0.5)) + 6, int(np.floor(mark.x + 0.5)) + 6
+    steps = [
+        np.median([abs(padded[y + dy, x + dx] - mark.level) for dy, dx in place]) for place in BETWEEN[mark.shape]
+    ]
+    return sorted(steps)[1] >= settings.cross_step
+
+
+def centre_lines(plane: np.ndarray, mark: Mark) -> np.ndarray:
+    """(N,) float of the plane's pixels there."""
+    thin = replace(mark, rows=(0.0, 0.0), columns=(0.0, 0.0))
+    return plane[mark_ink(thin, plane.shape, 0.5)].astype(float)
