@@ -155,6 +155,22 @@ def real(side: Side, folder: Path, chosen: list[dict[str, str]]) -> list[dict]:
     return rows
 
 
+def fillers(made: list[Case]) -> dict[str, tuple[float, float, float]]:
+    """PSNR and SSIM inside T2 of each filler, given the true mask 1 px wider, and its CPU seconds an image."""
+    from busistore.preprocess.filling import FILLERS, fill
+
+    made, found = [case for case in made if "doppler" not in case.tags], {}
+    for name in FILLERS:
+        started = time.process_time()
+        filled = [fill(luma(c.drawn), cv2.dilate(c.mask.view(np.uint8), np.ones((3, 3))) > 0, name) for c in made]
+        cpu_s = (time.process_time() - started) / len(made)
+        scores = [(how(f, c.clean, measure.widened(c.mask)) for how in (measure.psnr, measure.ssim))
+                  for f, c in zip(filled, made)]  # fmt: skip
+        psnr, ssim = (measure.mean(list(values)) for values in zip(*scores))
+        found[name] = psnr, ssim, cpu_s
+    return found
+
+
 def trace(side: Side, made: list[Case]) -> tuple[float, float]:
     """How well a linear probe tells drawn-and-cleaned images from the same images that never had ink, and the mean
     cosine of the two.
@@ -224,11 +240,15 @@ def main() -> None:
     chosen = truth(given.busi)[:: 1 if given.real is None else max(1, 390 // max(1, given.real))]
     seen = {name: real(side, given.busi, chosen if given.real != 0 else []) for name, side in compared.items()}
     traces = {name: trace(side, made) for name, side in compared.items()} if given.trace else {}
-    print(f"{len(made)} drawn cases ({given.part}, seed {given.seed}), {sum(len(c.marks) for c in made)} marks\n")
+    print(f"{len(made)} drawn cases ({given.part}, seed {given.seed}), {sum(len(c.marks) for c in made)} marks")
+    print("usual: bright components by size, aspect and fill, then Telea; published ones add templates and traces\n")
     print_measures(rows, seen, traces, given.part)
     print_layers(rows)
     print_kinds(rows)
     print_real(seen)
+    print("\n| filler, on the true mask | PSNR dB | SSIM | CPU s |\n|---|---|---|---|")
+    for name, (psnr, ssim, cpu_s) in fillers(made).items():
+        print(f"| {name} | {psnr:.1f} | {ssim:.3f} | {cpu_s:.3f} |")
     if given.sheets and "ours" in compared:
         write_sheets(compared["ours"], given.busi, given.sheets)
 
