@@ -143,6 +143,7 @@ def test_components_are_those_of_a_plain_flood(data):
     assert components(n, pairs).tolist() == flood(n, edges)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_frames_are_found_and_unrelated_ones_never_join(busi_dir):
     truth = list(csv.DictReader((busi_dir.parent / "truth.csv").open()))

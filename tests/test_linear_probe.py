@@ -126,6 +126,7 @@ def same_metrics(labels, mine, theirs):
     return all(abs(a.value - b.value) < (1e-5 if a.metric in smooth else 1e-12) for a, b in zip(*found))
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_every_episode_of_a_grid_on_real_images_is_the_plain_loops(real_vectors):
     """Vectors of the pretrained offline encoder: shots 1, 4 and 16, five seeds, chosen on the rest."""
