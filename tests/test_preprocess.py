@@ -109,12 +109,12 @@ def test_ids_never_drift():
     assert {name: r.recipe_id for name, r in RECIPES.items() if not r.ocr} == {
         "pad224": "pad224-b9cd8974ccdb",
         "stretch224": "stretch224-4e7767cc108d",
-        "clean224": "clean224-2a1ea7d33b47",
-        "sector224": "sector224-19be4ab9d373",
+        "clean224": "clean224-268aeb8c5044",
+        "sector224": "sector224-1bc321d59ae5",
         "lesion-only224": "lesion-only224-f2b1070e715a",
         "lesion-blacked224": "lesion-blacked224-940a8d4215a9",
-        "lesion-blacked-clean224": "lesion-blacked-clean224-8e2f3c97ccb4",
-        "artefacts-only224": "artefacts-only224-64027f4d174e",
+        "lesion-blacked-clean224": "lesion-blacked-clean224-ac5ef7d55e9e",
+        "artefacts-only224": "artefacts-only224-4fa017aa062a",
     }
 
 

@@ -21,7 +21,7 @@ from busistore.preprocess.lines import (
     pair_lines,
     tophat,
 )
-from busistore.preprocess.mark import Mark, is_thin, mark_ink, spread_of
+from busistore.preprocess.mark import Mark, is_even, is_thin, mark_ink, slenderness
 from busistore.preprocess.marks import MarkSettings, find_marks
 from busistore.preprocess.overlays import OverlaySettings, find_ink
 from busistore.preprocess.partners import PartnerSettings, with_partners
@@ -51,11 +51,11 @@ class Settings(MarkSettings, LevelSettings, LineSettings, PartnerSettings, Crumb
     """A '+' of this score is no letter."""
     weak_score: float = 24.0
     """A mark below this counts only when a line or a sure mark of its level speaks for it."""
-    lone_spread: float = 7.0
-    """A mark that nothing else speaks for is of one level: along its arms it varies no more (standard deviation)."""
+    lone_slender: float = 1.7
+    """The arms of a mark that nothing else speaks for are so many times as long as its bars are thick, or even."""
     lone_step: float = 0.5
     """Between its arms the picture is darker, by this share of its contrast at least: a round echo is not."""
-    twin_px: float = 1.5
+    twin_px: float = 2.0
     """The arms of two marks of one make differ by no more..."""
     twin_levels: float = 60.0
     """...and their levels by no more."""
@@ -197,19 +197,22 @@ def _weight(marks: list[Mark], lines: list[Line], settings: Settings) -> float:
 
 
 def _is_strong(n: int, marks: list[Mark], grey: np.ndarray, settings: Settings) -> bool:
-    """Whether a mark counts without a line: a '+' by its make or another like it; an 'x' if both of two are sure."""
+    """Whether a mark counts without a line: a '+' by its make; an 'x' by another like it, of which one is sure."""
     mark = marks[n]
-    if mark.score < (settings.weak_score if mark.shape == "+" else settings.sure_score):
+    if mark.score < settings.weak_score:
         return False
     if mark.plane != "grey":
         return True
-    if not is_thin(grey, mark, settings.lone_step):
-        return False
-    if mark.shape == "+" and spread_of(grey, mark) <= settings.lone_spread:
-        return True
-    least = settings.weak_score if mark.shape == "+" else settings.sure_score
-    twins = [m for k, m in enumerate(marks) if k != n and m.score >= least and _are_twins(mark, m, settings)]
-    return any(is_thin(grey, m, settings.lone_step) for m in twins)
+    if mark.shape == "+":
+        is_cross = is_thin(grey, mark, settings.lone_step)
+        return is_cross and (is_even(grey, mark, settings) or slenderness(mark) >= settings.lone_slender)
+    others = (m for k, m in enumerate(marks) if k != n and m.score >= settings.weak_score)
+    twins = [m for m in others if _are_twins(mark, m, settings)]
+    return any(
+        max(m.score, mark.score) >= settings.sure_score
+        and (is_even(grey, m, settings) or is_even(grey, mark, settings))
+        for m in twins
+    )  # fmt: skip
 
 
 def _are_twins(a: Mark, b: Mark, settings: Settings) -> bool:

@@ -64,9 +64,10 @@ def is_even(grey: np.ndarray, mark: Mark, settings) -> bool:
     return float((np.abs(centre_lines(grey, mark) - mark.level) <= 2 * settings.level_tolerance).mean()) > 0.5
 
 
-def spread_of(grey: np.ndarray, mark: Mark) -> float:
-    """Standard deviation of the levels along a mark's arms."""
-    return float(centre_lines(grey, mark).std())
+def slenderness(mark: Mark) -> float:
+    """Mean length of its arms over the thickness of its thicker bar."""
+    thick = 1 + max(mark.rows[1] - mark.rows[0], mark.columns[1] - mark.columns[0])
+    return float(np.mean(mark.arms)) / thick
 
 
 def is_thin(grey: np.ndarray, mark: Mark, step: float) -> bool:
