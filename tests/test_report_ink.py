@@ -72,6 +72,7 @@ def test_the_section_counts_by_class_and_shows_both_sides(cleaned):
     assert rows["benign"]["Calipers"] == "1 (50%)"
     assert (rows["normal"]["Calipers"], rows["normal"]["None of it"]) == ("0 (0%)", "2 (100%)")
     assert (rows["malignant"]["Not filled"], rows["benign"]["Not filled"]) == ("1", "0")
+    assert most.is_large
     assert [p.heading for p in most.pictures] == ["busi/benign-0001"]
     assert [p.heading for p in doubtful.pictures] == ["busi/malignant-0002", "busi/benign-0001"]
     assert doubtful.pictures[0].lines[-1] == "not filled"

@@ -60,7 +60,7 @@ def _galleries(sources: Sources, found: Source) -> list[Gallery]:
         shown = _pictures(sources, rows.head(MOST_PICTURES).to_dicts())
         if shown:
             caption = f"{said}; raw to the left, {RECIPE} to the right."
-            made.append(Gallery(f"ink-{kind}", title, caption, shown, [found]))
+            made.append(Gallery(f"ink-{kind}", title, caption, shown, [found], is_large=True))
     return made
 
 

@@ -68,7 +68,8 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Pictures under one caption; counted among the figures. `legend` has colours, as CSS writes them, with words."""
+    """Pictures under one caption; counted among the figures. `legend` has colours, as CSS writes them, with words; with
+    it, or where `is_large`, fewer pictures stand side by side."""
 
     name: str
     title: str
@@ -76,6 +77,7 @@ class Gallery:
     pictures: list[Picture]
     sources: list[Source]
     legend: list[tuple[str, str]] = field(default_factory=list)
+    is_large: bool = False
     number: int = 0
     kind: str = "gallery"
 
