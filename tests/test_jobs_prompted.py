@@ -242,6 +242,7 @@ def test_masks_of_two_splits_of_one_part_are_two(copied):
     assert asked.source_id("test", "x") != other.source_id("test", "x")
 
 
+@pytest.mark.slow
 def test_only_what_had_a_gradient_counts_as_trained(copied):
     """As published, the adapters between the branches are open to training and never run."""
     given = {"size": "tiny", "init": "random", "epochs": "1", "batch_size": "6"}

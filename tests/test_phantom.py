@@ -53,6 +53,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_longer_begins_with_shorter(drawn, tmp_path):
     phantom.draw(tmp_path / "short", 5, seed=3)
     short, full = _bytes(tmp_path / "short"), _bytes(drawn)
