@@ -109,7 +109,7 @@ def mask(data: bytes, name: str = "mask") -> np.ndarray:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """(H, W) uint8 grey or bool as PNG bytes; the same pixels always give the same bytes."""
+    """(H, W) uint8 grey or bool, or (H, W, 3) uint8, as PNG bytes; the same pixels always give the same bytes."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     out = io.BytesIO()

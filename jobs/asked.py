@@ -104,9 +104,8 @@ def _named(
 
 def _whole(kind: type[Segmenter], parameters: dict[str, str]) -> Segmenter:
     """A segmenter to be used without training: of one that is trained here, nothing but a whole checkpoint will do."""
-    inits = getattr(kind, "inits", ())
-    made = with_parameters(kind, ({"init": "bussam"} if "bussam" in inits else {}) | parameters)
-    if inits:
+    made = with_parameters(kind, ({"init": "bussam"} if "bussam" in kind.inits else {}) | parameters)
+    if kind.inits:
         _check_trained(kind.name, kind, made.init)
     return made
 

@@ -114,7 +114,7 @@ def _items(
 
 def compute(recipe: recipes.Recipe, item: Item) -> dict[str, list[dict[str, Any]]]:
     """The row of one image: its picture under the recipe, what was found, and the way back to original pixels."""
-    made = recipes.apply(recipe, *_decoded(recipe, item))
+    made = recipes.apply(recipe, *_decoded(item))
     file = pixels.png(made.pixels)
     row = {
         "image_id": item.image_id, "recipe_id": recipe.recipe_id, "recipe": recipe.name,
@@ -125,13 +125,12 @@ def compute(recipe: recipes.Recipe, item: Item) -> dict[str, list[dict[str, Any]
     return {PREPROCESSED.name: [row]}
 
 
-def _decoded(recipe: recipes.Recipe, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image and true mask; the image in colour where something may be found in it, the mask where it is needed."""
+def _decoded(item: Item) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image, in colour where it has any, and true mask where it is needed."""
     for data in (item.file, item.mask):
         if isinstance(data, BusistoreError):
             raise data
-    grey = not recipe.finds_artefacts
-    image = pixels.grey(item.file, item.image_id) if grey else np.asarray(pixels.open_image(item.file, item.image_id))
+    image = np.asarray(pixels.open_image(item.file, item.image_id))
     return image, None if item.mask is None else pixels.mask(item.mask, item.image_id)
 
 
@@ -155,8 +154,8 @@ def _finding_row(finding: Finding, filled: bool) -> dict[str, Any]:
 
 def draw(recipe: recipes.Recipe, item: Item) -> bytes:
     """The sheet of one image as PNG: original, findings, mask, and what the recipe made of it."""
-    image, lesion = _decoded(recipe, item)
-    return sheets.png(sheets.draw(item.image_id, image, recipes.prepare(recipe, image, lesion)))
+    image, lesion = _decoded(item)
+    return pixels.png(np.asarray(sheets.draw(item.image_id, image, recipes.prepare(recipe, image, lesion))))
 
 
 def _write_sheets(results, folder: Path, report: Report, advance) -> None:

@@ -46,17 +46,23 @@ def part_of(asked: Classifier | Asked, ids: list[str]) -> str | None:
     return next((name for name in splits.PARTS if set(ids) & set(asked.split.parts.get(name, ()))), None)
 
 
+def _is_of_frame(asked: Classifier | Asked, ids: list[str], similar: list[str], learned: set[str]) -> bool:
+    """Whether an image that was learned from shows the frame of a picture: by the groups, or by registration now."""
+    group_of = asked.split.group_of
+    own = {group_of.get(i) for i in [*ids, *similar]} - {None}
+    return bool(own & {group_of[i] for i in learned} or set(similar) & learned)
+
+
 def of_class(asked: Classifier, name: str, ids: list[str], similar: list[str]) -> list[str]:
     """Where the class of the picture `name` is no test: `ids` have its pixels, `similar` show the same frame."""
-    group_of, support = asked.split.group_of, set(asked.cell.episode.ids)
-    own = {group_of.get(i) for i in [*ids, *similar]} - {None}
+    support = set(asked.cell.episode.ids)
     if set(ids) & support:
         return [f"the classifier learned from '{name}': its class is a resubstitution, not a test"]
-    if own & {group_of[i] for i in support} or set(similar) & support:
+    if _is_of_frame(asked, ids, similar, support):
         return [f"the classifier learned from a near-duplicate of '{name}': its class is no fair test"]
     if part_of(asked, ids) == "val":
         return [f"'{name}' is a validation image: the prediction set was made with it"]
-    if own & {group_of[i] for i in asked.val} or set(similar) & set(asked.val):
+    if _is_of_frame(asked, ids, similar, set(asked.val)):
         return [f"the prediction set was made with a near-duplicate of '{name}'"]
     return []
 
@@ -68,12 +74,11 @@ def of_mask(asked: Asked, name: str, ids: list[str], similar: list[str]) -> list
         return []
     is_probe = not asked.row["n_train"] and asked.chosen.row is None  # fitted on the training part, chosen on none
     parts = ("train",) if is_probe else ("train", "val")
-    group_of, part = asked.split.group_of, part_of(asked, ids)
+    part = part_of(asked, ids)
     if part in parts:
         how = "trained" if part == "train" else "chosen"
         return [f"{who} was {how} on the part that '{name}' is in: its mask is a resubstitution, not a test"]
-    own = {group_of.get(i) for i in [*ids, *similar]} - {None}
     learned = {i for part in parts for i in asked.split.parts.get(part, ())}
-    if own & {group_of[i] for i in learned} or set(similar) & learned:
+    if _is_of_frame(asked, ids, similar, learned):
         return [f"{who} learned from a near-duplicate of '{name}': its mask is no fair test"]
     return []

@@ -12,12 +12,7 @@ from busistore.jobs.preprocess import preprocess
 from busistore.report import ink, sources
 from busistore.store import Store
 from tests.speckle import speckle
-
-
-def plus(image: np.ndarray, x: int, y: int) -> None:
-    """A '+' as scanners draw it: arms of 8 px, 3 px thick."""
-    image[y - 1 : y + 2, x - 8 : x + 9] = 226
-    image[y - 8 : y + 9, x - 1 : x + 2] = 226
+from tests.test_artefacts import plus
 
 
 @pytest.fixture(scope="module")

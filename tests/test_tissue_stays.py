@@ -9,6 +9,7 @@ import pytest
 from busistore.preprocess.artefacts import detect
 from busistore.preprocess.cleaning import clean
 from tests.speckle import speckle
+from tests.test_artefacts import plus
 
 
 def lesion(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +86,7 @@ def test_a_test_chart_is_flagged_in_time():
     chart = np.full((200, 200), 40, np.uint8)
     for y in range(12, 200, 22):
         for x in range(12, 200, 22):
-            chart[y - 1 : y + 2, x - 7 : x + 8] = chart[y - 7 : y + 8, x - 1 : x + 2] = 226
+            plus(chart, x, y, 7)
     made = clean(chart)
     assert made.artefacts.flags == {"too-much"}
     assert np.array_equal(made.pixels, chart)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from busistore.errors import BadInput
-from busistore.preprocess.colour import is_tinted, luma
+from busistore.preprocess.colour import check_image, is_tinted, luma
 from busistore.preprocess.crumbs import CrumbSettings, find_crumbs
 from busistore.preprocess.findings import Artefacts, Finding, box_of
 from busistore.preprocess.levels import LevelSettings, flat_levels
@@ -102,8 +101,7 @@ def union(shape: tuple[int, int], found: list[Found]) -> np.ndarray:
 
 def planes(image: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W) uint8 grey, and chroma above that of the image as a whole, None where next to nothing is coloured."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-        raise BadInput(f"an image of {image.dtype} {image.shape}; wanted is uint8, (H, W) or (H, W, 3)")
+    check_image(image)
     if image.ndim == 2:
         return np.ascontiguousarray(image), None
     grey = luma(image)

@@ -13,7 +13,6 @@ from busistore.preprocess.findings import Artefacts
 
 DEFAULTS = Settings()
 LOOKS = 3  # again, at most; more than one has not been needed
-NOTHING = Artefacts((), np.zeros((0, 0), bool))
 UNFILLABLE = frozenset({"too-much", "doppler"})
 """Flags of images that are left as they are: so large a fill, or one of flow, would be invention."""
 
@@ -43,7 +42,9 @@ def clean(image: np.ndarray, settings: Settings = DEFAULTS, ocr: bool = False) -
     artefacts, grey = detect(image, settings, ocr), luma(image)
     pixels = _filled(grey, artefacts)
     for _ in range(LOOKS):
-        more = detect(pixels, settings, ocr, inked=True) if is_fillable(artefacts) else NOTHING
+        if not is_fillable(artefacts):
+            break
+        more = detect(pixels, settings, ocr, inked=True)
         if not more.mask.any() and not more.flags & UNFILLABLE:
             break
         artefacts = with_more(artefacts, more, settings)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from busistore.errors import BadInput
 from busistore.preprocess.findings import Finding, box_of
 from busistore.preprocess.strokes import Found, wider
 
@@ -31,6 +32,12 @@ class ColourSettings:
     sign_edge: float = 0.15  # ...and no further from the edge, as a share of the picture
     tint: float = 0.03  # channels of a tinted picture differ by this share of its grey
     group_px: int = 14  # pixels no further apart belong to one finding
+
+
+def check_image(image: np.ndarray, least: int = 0) -> None:
+    """Raise BadInput unless an image is (H, W) or (H, W, 3) uint8 of at least so many numbers."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size < least:
+        raise BadInput(f"an image of {image.dtype} {image.shape}; wanted is uint8, (H, W) or (H, W, 3)")
 
 
 def luma(image: np.ndarray) -> np.ndarray:
@@ -56,6 +63,7 @@ def _tint(image: np.ndarray) -> np.ndarray:
 
 
 def find_colours(image: np.ndarray, settings: ColourSettings) -> list[Found]:
+    """What is drawn ("colour") or filled in ("doppler") in colour in an (H, W, 3) uint8 image."""
     chroma = _chroma(image)
     strong = chroma >= settings.chroma_strong
     if not strong.any():
@@ -66,10 +74,8 @@ def find_colours(image: np.ndarray, settings: ColourSettings) -> list[Found]:
     flow = wider(full, settings.flow_px // 2) & coloured
     if flow.sum() < settings.flow_least_px or _is_pictogram(flow, settings):
         flow = np.zeros_like(flow)
-    kinds = (("doppler", flow), ("colour", coloured & ~flow))
-    least = {"doppler": 1, "colour": settings.colour_area_px}
-    found = (found for kind, mask in kinds for found in groups(kind, mask, settings.group_px, least[kind]))
-    return list(found)
+    drawn = groups("colour", coloured & ~flow, settings.group_px, settings.colour_area_px)
+    return [*groups("doppler", flow, settings.group_px), *drawn]
 
 
 def _touching(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

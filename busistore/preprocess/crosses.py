@@ -49,6 +49,15 @@ def cross_points(plane: np.ndarray, shape: str, settings, least: float, cap: flo
     return thinned(np.concatenate(found), settings.marks_apart_px)
 
 
+def points_in(
+    plane: np.ndarray, box: tuple[int, int, int, int], shape: str, settings, least: float, cap: float, least_arm: float
+) -> np.ndarray:
+    """`cross_points` of the part of a plane in a box (x0, y0, x1, y1), ends excluded, in pixels of the plane."""
+    x0, y0, x1, y1 = box
+    part = np.ascontiguousarray(plane[y0:y1, x0:x1])
+    return cross_points(part, shape, settings, least, cap, least_arm) + np.array([x0, y0, 0, 0])
+
+
 def _answers(padded: np.ndarray, shape: str, size: Size, k: int, settings, least, cap, least_arm) -> np.ndarray:
     """(N, 4) rows of x, y, score, k where the k-th size scores at least `least`."""
     import cv2

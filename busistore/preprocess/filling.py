@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from busistore.errors import BadInput, lookup
+from busistore.preprocess.strokes import wider
 
 LATERAL = 4.0
 """How much more bending along a row costs than along a column: echoes lie level, and a beam blurs sideways."""
@@ -42,7 +43,7 @@ def biharmonic(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     from scipy.sparse.linalg import spsolve
 
-    near = _near(mask)
+    near = wider(mask, REACH_PX)
     unknown, known = mask[near], np.where(mask, 0, grey)[near].astype(float)
     laplacian = _laplacian(near)
     rows = laplacian[np.flatnonzero(unknown)] @ laplacian
@@ -53,14 +54,6 @@ def biharmonic(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     out = grey.copy()
     out[mask] = np.rint(np.clip(values, low, high)).astype(np.uint8)
     return out
-
-
-def _near(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the mask and what the stencil reaches from it."""
-    import cv2
-
-    side = 2 * REACH_PX + 1
-    return cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)).view(bool)
 
 
 def _laplacian(near: np.ndarray):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from busistore.preprocess.strokes import wider
+
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # steps (dy, dx) in which runs of a level are sought
 ARMS = {"+": ((1, 0), (-1, 0), (0, 1), (0, -1)), "x": ((1, 1), (1, -1), (-1, 1), (-1, -1))}
 """Directions (dy, dx) of the arms of a mark."""
@@ -99,15 +101,10 @@ def places(plane: np.ndarray, shape: str, least: int, reach_px: int = 24) -> lis
     """
     import cv2
 
-    kernel = np.zeros((11, 11), np.float32)
-    for dy, dx in _steps(shape, 2):
-        kernel[5 + dy, 5 + dx] = 1 / 255
-    points = cv2.filter2D(plane, cv2.CV_32F, kernel) > least - 0.5
+    points = cv2.filter2D(plane, cv2.CV_32F, _kernel(shape, 2).astype(np.float32) / 255) > least - 0.5
     if not points.any():
         return []
-    side = 2 * reach_px + 1
-    near = cv2.dilate(points.view(np.uint8), np.ones((side, side), np.uint8))
-    _, _, boxes, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(wider(points, reach_px).view(np.uint8), connectivity=8)
     return [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, _ in boxes[1:]]
 
 
@@ -119,25 +116,35 @@ def cross_levels(grey: np.ndarray, shape: str, settings, length: int = 3) -> tup
     """
     import cv2
 
-    kernel = np.zeros((11, 11), np.uint8)
-    for dy, dx in _steps(shape, length):
-        kernel[5 + dy, 5 + dx] = 1
+    kernel = _kernel(shape, length)
     low, high = (change(grey, kernel, borderType=cv2.BORDER_REPLICATE) for change in (cv2.erode, cv2.dilate))
     y, x = np.nonzero((high - low <= settings.cross_span) & (low >= settings.cross_least))
     level = (low[y, x].astype(int) + high[y, x]) // 2
-    padded = np.pad(grey, 6, mode="edge").astype(int)
-    places = [np.stack([padded[y + 6 + dy, x + 6 + dx] for dy, dx in place]) for place in BETWEEN[shape]]
-    steps = np.sort([np.median(np.abs(values - level), axis=0) for values in places], axis=0)[1]
+    steps = np.sort(np.median(np.abs(between_arms(grey, y, x, shape) - level), axis=1), axis=0)[1]
     counts = np.bincount(level[steps >= settings.cross_step], minlength=256)
     least = 1 + grey.size // settings.cross_area_px
     levels = tuple(int(k) for k in np.argsort(-counts, kind="stable") if counts[k] >= least)
     return levels if length < 3 or len(levels) <= settings.cross_most_levels else ()
 
 
-def _steps(shape: str, length: int) -> list[tuple[int, int]]:
-    """Steps (dy, dx) from the middle of a mark to the nearest pixels of its arms."""
-    first = NEAREST[shape]
-    return [(dy * k, dx * k) for dy, dx in ARMS[shape] for k in range(first, first + length)]
+def between_arms(grey: np.ndarray, y, x, shape: str) -> np.ndarray:
+    """(4, 9, N) int: the levels in the four places between the arms of marks at rows y and columns x, both (N,).
+
+    The edge of the (H, W) image goes on beyond it.
+    """
+    height, width = grey.shape
+    steps = np.array(BETWEEN[shape])[..., None]
+    rows, columns = np.clip(y + steps[:, :, 0], 0, height - 1), np.clip(x + steps[:, :, 1], 0, width - 1)
+    return grey[rows, columns].astype(int)
+
+
+def _kernel(shape: str, length: int) -> np.ndarray:
+    """(11, 11) uint8: 1 at the nearest `length` pixels of each arm of a mark in the middle."""
+    kernel, first = np.zeros((11, 11), np.uint8), NEAREST[shape]
+    for dy, dx in ARMS[shape]:
+        for k in range(first, first + length):
+            kernel[5 + dy * k, 5 + dx * k] = 1
+    return kernel
 
 
 def run_counts(grey: np.ndarray, length: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
+from busistore.preprocess.strokes import wider
+
 ACROSS_PX = np.arange(-1, 2)  # a rounded point of a line lies this far beside it at most
 PARALLEL_PX = (-8, -5, 5, 8)
 OPPOSITE = float(np.cos(np.deg2rad(172)))
@@ -75,6 +77,16 @@ class Line:
     @property
     def length(self) -> float:
         return float(np.hypot(self.x1 - self.x0, self.y1 - self.y0))
+
+    @property
+    def direction(self) -> tuple[float, float]:
+        """(dx, dy) of a step of 1 px from its start to its end."""
+        return (self.x1 - self.x0) / self.length, (self.y1 - self.y0) / self.length
+
+    def turned(self, u, v):
+        """Steps (u, v) in x and y, numbers or arrays, as steps along the line and to its right."""
+        dx, dy = self.direction
+        return u * dx + v * dy, v * dx - u * dy
 
 
 def tophat(plane: np.ndarray, settings) -> np.ndarray:
@@ -166,9 +178,7 @@ def _not_through(lines: list[Line], points: np.ndarray) -> list[Line]:
 
 def on_line(line: Line, point, within_px: float = 3.0) -> bool:
     """Whether (x, y) lies between the ends of a line and so near to it."""
-    dx, dy = (line.x1 - line.x0) / line.length, (line.y1 - line.y0) / line.length
-    u, v = point[0] - line.x0, point[1] - line.y0
-    along, across = u * dx + v * dy, v * dx - u * dy
+    along, across = line.turned(point[0] - line.x0, point[1] - line.y0)
     return abs(across) < within_px and 0 < along < line.length
 
 
@@ -235,8 +245,7 @@ def line_ink(line: Line, spots: np.ndarray, settings) -> np.ndarray:
     y0, y1 = (int(np.clip(v, 0, height - 1)) for v in (min(line.y0, line.y1) - 4, max(line.y0, line.y1) + 5))
     out = np.zeros(spots.shape, bool)
     yy, xx = np.mgrid[y0 : y1 + 1, x0 : x1 + 1]
-    dx, dy = (line.x1 - line.x0) / line.length, (line.y1 - line.y0) / line.length
-    along, across = (xx - line.x0) * dx + (yy - line.y0) * dy, (yy - line.y0) * dx - (xx - line.x0) * dy
+    along, across = line.turned(xx - line.x0, yy - line.y0)
     near = (np.abs(across) <= settings.line_near_px) & (along >= 0) & (along <= line.length)
     out[y0 : y1 + 1, x0 : x1 + 1] = _band(along, across, near, spots[y0 : y1 + 1, x0 : x1 + 1], line, settings)
     return out
@@ -244,8 +253,6 @@ def line_ink(line: Line, spots: np.ndarray, settings) -> np.ndarray:
 
 def _band(along, across, near, spots: np.ndarray, line: Line, settings) -> np.ndarray:
     """(h, w) bool of `line_ink` in a cut-out: from the first spot to the last, as wide as most spots are."""
-    import cv2
-
     spotted = near & (spots >= settings.spot_share * line.spot)
     if not spotted.any():
         return spotted
@@ -256,4 +263,4 @@ def _band(along, across, near, spots: np.ndarray, line: Line, settings) -> np.nd
     band = near & (np.abs(across - middle) <= settings.band_half_px)
     if ends.size:
         band &= (along >= ends.min()) & (along <= ends.max())
-    return band | (cv2.dilate((spotted & on).view(np.uint8), np.ones((3, 3), np.uint8)) > 0)
+    return band | wider(spotted & on, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from busistore.preprocess.levels import BETWEEN
+from busistore.preprocess.levels import between_arms
 
 SMEAR_PX = 2  # the mask reaches this far beyond the measured arms: anti-aliasing, resampling, JPEG
 ROOT_HALF = float(np.sqrt(0.5))
@@ -72,13 +72,12 @@ def slenderness(mark: Mark) -> float:
 
 def is_thin(grey: np.ndarray, mark: Mark, step: float) -> bool:
     """Whether it is darker between a mark's arms, by `step` of its contrast in three places of four: no disc is."""
-    around = np.pad(grey, 6, mode="edge").astype(float)
-    y, x = int(np.floor(mark.y + 0.5)) + 6, int(np.floor(mark.x + 0.5)) + 6
-    between = [np.median([around[y + dy, x + dx] for dy, dx in place]) for place in BETWEEN[mark.shape]]
-    reach = int(max(mark.arms)) + 6
-    tissue = np.median(around[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1])
-    dark = [mark.level - value >= step * (mark.level - tissue) for value in between]
-    return sum(dark) >= 3
+    reach, (y, x), (height, width) = int(max(mark.arms)) + 6, _pixel(mark), grey.shape
+    rows = np.clip(np.arange(max(y - reach, -6), min(y + reach, height + 5) + 1), 0, height - 1)
+    columns = np.clip(np.arange(max(x - reach, -6), min(x + reach, width + 5) + 1), 0, width - 1)
+    contrast = mark.level - np.median(grey[np.ix_(rows, columns)])
+    between = np.median(between_arms(grey, [y], [x], mark.shape), axis=1)
+    return int((mark.level - between >= step * contrast).sum()) >= 3
 
 
 def is_sharp(grey: np.ndarray, mark: Mark, settings) -> bool:
@@ -89,12 +88,14 @@ def is_sharp(grey: np.ndarray, mark: Mark, settings) -> bool:
 
 def stands_out(grey: np.ndarray, mark: Mark, settings) -> bool:
     """Whether what lies between a mark's arms is of other levels than its own, in three places of four at least."""
-    padded = np.pad(grey, 6, mode="edge").astype(float)
-    y, x = int(np.floor(mark.y + 0.5)) + 6, int(np.floor(mark.x + 0.5)) + 6
-    steps = [
-        np.median([abs(padded[y + dy, x + dx] - mark.level) for dy, dx in place]) for place in BETWEEN[mark.shape]
-    ]
-    return sorted(steps)[1] >= settings.cross_step
+    y, x = _pixel(mark)
+    steps = np.median(np.abs(between_arms(grey, [y], [x], mark.shape) - mark.level), axis=1)
+    return bool(np.sort(steps[:, 0])[1] >= settings.cross_step)
+
+
+def _pixel(mark: Mark) -> tuple[int, int]:
+    """Row and column of its centre."""
+    return int(np.floor(mark.y + 0.5)), int(np.floor(mark.x + 0.5))
 
 
 def centre_lines(plane: np.ndarray, mark: Mark) -> np.ndarray:

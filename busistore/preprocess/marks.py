@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from busistore.preprocess.crosses import cross_points, thinned
+from busistore.preprocess.crosses import cross_points, points_in, thinned
 from busistore.preprocess.levels import places, short_levels
 from busistore.preprocess.mark import ROOT_HALF, Mark, is_even, is_sharp, level_of, stands_out
 
@@ -141,8 +141,7 @@ def _points_in(plane, shape: str, settings, limits: tuple[float, float, float], 
     height, width = plane.shape
     found = [np.zeros((0, 4))]
     for x0, y0, x1, y1 in places(plane, shape, least_pixels):
-        points = cross_points(np.ascontiguousarray(plane[y0:y1, x0:x1]), shape, settings, *limits)
-        points = np.reshape(points, (-1, 4)) + np.array([x0, y0, 0, 0])
+        points = points_in(plane, (x0, y0, x1, y1), shape, settings, *limits)
         low = [0 if edge == 0 else edge + SEAM_PX for edge in (x0, y0)]  # what a cut cuts looks like an arm
         high = [edge if edge == end else edge - SEAM_PX for edge, end in ((x1, width), (y1, height))]
         found.append(points[((points[:, :2] >= low) & (points[:, :2] < high)).all(axis=1)])

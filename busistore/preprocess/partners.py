@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from busistore.preprocess.crosses import cross_points
+from busistore.preprocess.crosses import points_in
 from busistore.preprocess.lines import Line, is_clear, profiles
 from busistore.preprocess.mark import Mark, level_of
 from busistore.preprocess.marks import of_level
@@ -58,8 +58,7 @@ def with_partners(
 def _is_of(mark: Mark, line: Line, plane: np.ndarray, settings) -> bool:
     """Whether the spots of a line are as bright as the mark: a streak of tissue is not."""
     along = np.arange(settings.line_margin_px, line.length)
-    dx, dy = (line.x1 - line.x0) / line.length, (line.y1 - line.y0) / line.length
-    own = profiles(plane, (line.x0, line.y0), dx, dy, along)[0]
+    own = profiles(plane, (line.x0, line.y0), *line.direction, along)[0]
     size = min(settings.window_px, len(own))
     spots = np.lib.stride_tricks.sliding_window_view(own, size).max(axis=1)
     return float(np.median(spots)) >= level_of(plane, mark) - settings.partner_darker
@@ -80,18 +79,16 @@ def _partner(plane: np.ndarray, mark: Mark, line: Line, settings) -> Mark | None
 
 def _at_end(plane, line: Line, mark: Mark, settings, least: float, cap: float, least_arm: float) -> np.ndarray:
     """(N, 4) x, y, score, size of what the filter answers to in the part of the plane where the line ends."""
-    dx, dy = (line.x1 - line.x0) / line.length, (line.y1 - line.y0) / line.length
-    reach = int(settings.partner_beyond_px) + 20
+    reach, (height, width) = int(settings.partner_beyond_px) + 20, plane.shape
     left, top = max(int(line.x1) - reach, 0), max(int(line.y1) - reach, 0)
-    part = np.ascontiguousarray(plane[top : int(line.y1) + reach + 1, left : int(line.x1) + reach + 1])
-    if min(part.shape) < 8:
-        return np.zeros((0, 4))
+    right, bottom = min(int(line.x1) + reach + 1, width), min(int(line.y1) + reach + 1, height)
     name = "sizes" if mark.shape == "+" else "x_sizes"
     half = np.mean(mark.arms) * (1 if mark.shape == "+" else 0.7)
     sizes = tuple(s for s in getattr(settings, name) if abs(s[0] - half) <= settings.partner_size_px)
-    points = cross_points(part, mark.shape, replace(settings, **{name: sizes}), least, cap, least_arm) if sizes else []
-    points = np.reshape(points, (-1, 4)) + np.array([left, top, 0, 0])
-    u, v = points[:, 0] - line.x1, points[:, 1] - line.y1
-    along, across = u * dx + v * dy, v * dx - u * dy
+    if not sizes or min(right - left, bottom - top) < 8:
+        return np.zeros((0, 4))
+    like = replace(settings, **{name: sizes})
+    points = points_in(plane, (left, top, right, bottom), mark.shape, like, least, cap, least_arm)
+    along, across = line.turned(points[:, 0] - line.x1, points[:, 1] - line.y1)
     near = (along >= -settings.partner_before_px) & (along <= settings.partner_beyond_px)
     return points[near & (np.abs(across) <= settings.partner_beside_px)]

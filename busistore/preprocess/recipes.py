@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from busistore.errors import BadInput, BusistoreError, lookup
+from busistore.errors import BusistoreError, lookup
 from busistore.ids import content_id
 from busistore.preprocess.artefacts import Settings
 from busistore.preprocess.cleaning import DEFAULTS, clean
-from busistore.preprocess.colour import luma
+from busistore.preprocess.colour import check_image, luma
 from busistore.preprocess.findings import Artefacts
 from busistore.preprocess.geometry import ToOriginal, placed
 from busistore.preprocess.masking import artefacts_only, lesion_blacked, lesion_only
@@ -141,8 +141,7 @@ def prepare(recipe: Recipe, image: np.ndarray, lesion: np.ndarray | None = None)
     if recipe.needs_lesion != (lesion is not None):
         word = "needs" if recipe.needs_lesion else "must not see"
         raise BusistoreError(f"the recipe '{recipe.name}' {word} the true mask of an image")
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
-        raise BadInput(f"an image of {image.dtype} {image.shape}; wanted is uint8, (H, W) or (H, W, 3)")
+    check_image(image, least=1)
     made = Prepared(luma(image))
     for step in recipe.steps:
         made = lookup("step", step, STEPS)(made, recipe, image, lesion)
@@ -168,9 +167,9 @@ def _lesion_blacked(made: Prepared, recipe: Recipe, image: np.ndarray, lesion: n
 
 
 def _artefacts_only(made: Prepared, recipe: Recipe, image: np.ndarray, lesion: None) -> Prepared:
-    cleaned = clean(image, recipe.artefacts, recipe.ocr)
+    cleaned = _clean(made, recipe, image, lesion)
     ink = cleaned.artefacts.mask if cleaned.filled else np.zeros(made.grey.shape, bool)
-    return Prepared(artefacts_only(made.grey, ink), artefacts=cleaned.artefacts, filled=cleaned.filled)
+    return replace(cleaned, grey=artefacts_only(made.grey, ink))
 
 
 STEPS = {

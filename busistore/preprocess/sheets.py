@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from busistore.errors import BadInput, BusistoreError
 from busistore.preprocess.findings import Finding
 from busistore.preprocess.recipes import RECIPES, Prepared, Recipe
+from busistore.sheet import INK, LARGE, MUTED, PAPER, SMALL, font
 
-PAPER, INK, MUTED, MASK = "#14181d", "#e6e9ed", "#a3adb8", (255, 60, 60)
+MASK = (255, 60, 60)
 GAP_PX, TITLE_PX, HEAD_PX = 12, 22, 58
-FONT, LARGE = 14, 20
 COLOURS = {"caliper+": "#ffd23c", "caliperx": "#ffd23c", "line": "#5ab4f0", "text": "#3cc8a0", "digit": "#3cc8a0"}
 OTHER = "#f0965a"
 PANELS = ("original", "findings", "mask", "result")
@@ -48,12 +46,12 @@ def draw(name: str, image: np.ndarray, prepared: Prepared) -> Image.Image:
     tall = HEAD_PX + 2 * (TITLE_PX + height + GAP_PX)
     sheet = Image.new("RGB", (3 * GAP_PX + 2 * width, tall), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP_PX, 6), name, INK, _font(LARGE))
-    pen.text((GAP_PX, 34), " · ".join(remarks(prepared)), MUTED, _font(FONT))
+    pen.text((GAP_PX, 6), name, INK, font(LARGE))
+    pen.text((GAP_PX, 34), " · ".join(remarks(prepared)), MUTED, font(SMALL))
     made = (original, _with_findings(original, prepared), _with_mask(original, prepared), _result(original, prepared))
     for k, (title, panel) in enumerate(zip(PANELS, made)):
         x, y = GAP_PX + k % 2 * (width + GAP_PX), HEAD_PX + k // 2 * (TITLE_PX + height + GAP_PX)
-        pen.text((x, y), title, MUTED, _font(FONT))
+        pen.text((x, y), title, MUTED, font(SMALL))
         sheet.paste(panel, (x, y + TITLE_PX))
     return sheet
 
@@ -67,13 +65,6 @@ def remarks(prepared: Prepared) -> list[str]:
     kinds = [f"{n} {kind}" for kind, n in sorted(counts.items())] or ["nothing found"]
     flags = [f"flagged {flag}" for flag in sorted(found.flags)]
     return [*kinds, f"{100 * found.mask.mean():.2f} % masked", "filled" if prepared.filled else "not filled", *flags]
-
-
-def png(sheet: Image.Image) -> bytes:
-    """The sheet as PNG bytes."""
-    out = io.BytesIO()
-    sheet.save(out, "PNG")
-    return out.getvalue()
 
 
 def _with_findings(original: Image.Image, prepared: Prepared) -> Image.Image:
@@ -93,8 +84,8 @@ def _mark(pen: ImageDraw.ImageDraw, finding: Finding, size: tuple[int, int]) -> 
     else:
         pen.rectangle((x0 - 2, y0 - 2, x1 + 1, y1 + 1), outline=colour)
     words = f"{finding.kind} {finding.score:.0f}" if finding.score >= 10 else f"{finding.kind} {finding.score:.2g}"
-    long = _font(FONT - 3).getlength(words)
-    pen.text((max(0, min(x1 + 3, size[0] - long)), max(0, y0 - 4)), words, colour, _font(FONT - 3))
+    long = font(SMALL - 3).getlength(words)
+    pen.text((max(0, min(x1 + 3, size[0] - long)), max(0, y0 - 4)), words, colour, font(SMALL - 3))
 
 
 def _with_mask(original: Image.Image, prepared: Prepared) -> Image.Image:
@@ -110,9 +101,3 @@ def _result(original: Image.Image, prepared: Prepared) -> Image.Image:
     panel = Image.new("RGB", original.size, PAPER)
     panel.paste(Image.fromarray(np.ascontiguousarray(prepared.grey)).convert("RGB"), prepared.origin)
     return panel
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, so that a sheet looks the same on every machine."""
-    return ImageFont.load_default(size)

@@ -152,8 +152,6 @@ def moved(box: Box, dx: int, dy: int) -> Box:
 
 def grown(grey: np.ndarray, mask: np.ndarray, settings: StrokeSettings) -> np.ndarray:
     """An (H, W) bool mask of strokes, two pixels wider, with the black outline around them where there is one."""
-    import cv2
-
     near, edge = wider(mask, 2), wider(mask, 1)
     dark = grey <= settings.outline_dark
     ring = edge & ~mask
@@ -161,7 +159,7 @@ def grown(grey: np.ndarray, mask: np.ndarray, settings: StrokeSettings) -> np.nd
         reach = wider(mask, settings.outline_px)
         beyond = wider(mask, settings.outline_px + 3) & ~wider(mask, settings.outline_px + 1)
         if not beyond.any() or dark[beyond].mean() < settings.outline_share / 2:
-            near |= cv2.dilate((reach & dark).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
+            near |= wider(reach & dark, 1)
     return near
 
 

@@ -87,6 +87,7 @@ class Segmenter(ABC):
     code: ClassVar[int] = 1
     prompted: ClassVar[bool]
     is_trained: ClassVar[bool] = True  # here; else it is used as published
+    inits: ClassVar[tuple[str, ...]] = ()  # what it may begin with, where it begins with weights
     exact: ClassVar[bool] = False  # oracle prompts are of the true mask as it lies, not of the one of IMAGE_PX squared
     epochs: int = 100
     batch_size: int = 8
